@@ -7,6 +7,7 @@ from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from typing import Any
 
 from .arguments import plain_number
+from .config.fields import MOST_CLASSES
 from .errors import UsageError, unknown_name
 from .representation import Network
 from .value_scale import note_once
@@ -16,8 +17,6 @@ ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
 its own, by name or place, what the data calls them."""
 
 _SHOWN = 3
-MOST_CLASSES = 2**24
-"""More are identifiers, and no classifier has room for them."""
 _WRAPPED = {2**31 - 1: "the highest of 31 bits", 2**32 - 1: "−1 in 32 unsigned bits", 2**63 - 1: "the highest of 63"}
 
 

@@ -175,7 +175,8 @@ def check_values(
     *,
     colours: bool,
     notes: bool = False,
-) -> None:
+    noted: bool = False,
+) -> bool:
     """Refuse values of another range or unit than those of the training; on a device, whoever reads a value waits.
 
     Args:
@@ -184,21 +185,29 @@ def check_values(
         scale: Of its training; None: not known.
         colours: Whether they are rgb.
         notes: Whether to log a line about values that may be right.
+        noted: Whether that was done for a batch before.
+
+    Returns:
+        Whether a line was logged.
 
     Raises:
         UsageError: They cannot be right.
     """
     if not images.numel():
-        return
+        return False
     if colours:
         _check_colours(images, mean, std, scale)
-        return
+        return False
     known = None if scale is None else scale.statistics
-    measured = None if known is None and _is_identity(mean, std) else _statistics(images)
-    if measured is not None:
-        refuse = known is not None
-        expected = known or (mean, std)
-        compare_statistics(expected, measured, "this network", "its modality", notes=notes and refuse, refuse=refuse)
+    refuse = known is not None
+    if not refuse and (noted or _is_identity(mean, std)):
+        return False
+    if (measured := _statistics(images)) is None:
+        return False
+    notes &= refuse and not noted
+    return compare_statistics(
+        known or (mean, std), measured, "this network", "its modality", notes=notes, refuse=refuse
+    )
 
 
 def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], scale: ValueScale | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .arguments import checked, plain_number
+from .config.fields import LONGEST_SIDE
 from .errors import UsageError
 from .input_values import (
     check_images,
@@ -50,8 +51,8 @@ class Preprocess:
 
     Raises:
         UsageError: ``mean`` and ``std`` are empty, differ in length or are not finite, a ``std`` is not positive, a
-            side of the resolution is below 1; what is no tensor of images, images of another dtype or another number of
-            channels, values of another range or unit than the training's, NaN in colours.
+            side of the resolution is below 1 or above 16384; what is no tensor of images, images of another dtype or
+            another number of channels, values of another range or unit than the training's, NaN in colours.
             On a device the first batch stands for all; under torch.compile, tracing and export no values are compared.
     """
 
@@ -61,6 +62,7 @@ class Preprocess:
     colours: bool = field(default=True, compare=False, repr=False)
     scale: ValueScale | None = field(default=None, compare=False, repr=False)
     _checked: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
+    _noted: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -81,10 +83,10 @@ class Preprocess:
         if size is not None:
             size = size if isinstance(size, int) else tuple(map(plain_number, size))
             sides = size if isinstance(size, tuple) else (size,)
-            if min(sides) < 1 or any(isinstance(side, bool) for side in sides):
+            if min(sides) < 1 or max(sides) > LONGEST_SIDE or any(isinstance(side, bool) for side in sides):
                 raise UsageError(
-                    f"resolution is {size}: give a side in pixels, from 1 on, or (height, width), or None for images "
-                    "as they are"
+                    f"resolution is {size}: give a side in pixels, from 1 to {LONGEST_SIDE}, or (height, width), or "
+                    "None for images as they are"
                 )
             object.__setattr__(self, "resolution", size)
 
@@ -101,7 +103,10 @@ class Preprocess:
         if whole:
             self._checked.add(True)
             return
-        check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
+        options = {"colours": self.colours, "notes": not once, "noted": bool(self._noted)}
+        # Each batch has figures of its own, so that a line for each would be another one.
+        if check_values(images, self.mean, self.std, self.scale, **options):
+            self._noted.add(True)
         self._checked.add(True)
 
     def __call__(self, images: Tensor, *, once: bool = False, like: nn.Module | None = None) -> Tensor:

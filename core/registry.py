@@ -243,9 +243,9 @@ def model_builder(name: str, weights: object = None, key: str = "weights") -> Ca
         UsageError: There is no such network, or it has no published weights and they are asked for.
     """
     builder = MODELS[name]
-    if weights == PRETRAINED and not has_option(builder, PRETRAINED):
+    if weights == PRETRAINED and not (has_option(builder, PRETRAINED) and getattr(builder, "published", True)):
         raise UsageError(
             f"{name} has no published weights, and {key} is {PRETRAINED}: set {key} to a run folder or a file, leave "
-            "it out for random ones, or name a network of timm/, torchvision/ or hf/"
+            "it out for random ones, or name another network, of timm/, torchvision/ or hf/"
         )
     return builder

@@ -306,17 +306,23 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 def _changed_lines(old: Mapping[str, Any], new: str) -> str:
     """The first key whose value differs between two resolved configs, as ``train.epochs: 240, now 15``."""
-    from omegaconf import OmegaConf
+    from .config.yaml_values import read_written, values_of
 
-    before, after = flatten(old), flatten(OmegaConf.to_container(OmegaConf.create(new)))
+    before, after = flatten(old), flatten(values_of(read_written(new)))
     data = after.get("data.name")
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.
         added = key not in before and is_off(key, after[key], data)
-        differs = not added and before.get(key) != after.get(key)
-        if differs and not resumable(key, data):
+        if not (added or _same(before.get(key), after.get(key))) and not resumable(key, data):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether two values of a key are one, however a number is written in the file: ``'8'`` and ``0_8`` are 8."""
+    from .config.yaml_values import parse_scalar
+
+    return now == (parse_scalar(before) if isinstance(before, str) and isinstance(now, (int, float)) else before)
 
 
 def flatten(tree: Any, prefix: str = "", *, plain_lists: bool = False) -> dict[str, Any]:

@@ -122,6 +122,20 @@ def check_split(what: str, split: Any) -> None:
     _check_batch(f"{what}: its first batch", batch, split)
 
 
+def check_targets(what: str, targets: Tensor, num_samples: int) -> None:
+    """Refuse targets that do not number the class of each sample.
+
+    Raises:
+        UsageError: They are no whole numbers, or not one for each sample.
+    """
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if targets.ndim != 1 or len(targets) != num_samples or not whole:
+        raise UsageError(
+            f"{what} has targets of shape {tuple(targets.shape)} and {targets.dtype}: give the number of each "
+            f"sample's class, ({num_samples},) int64"
+        )
+
+
 def _check_labels(what: str, split: Any) -> None:
     targets, count, names = split.targets, split.num_classes, split.classes
     if targets is not None:
@@ -129,11 +143,7 @@ def _check_labels(what: str, split: Any) -> None:
             raise UsageError(
                 f"{what} has targets that are {kind_of(targets)}: give a tensor, as torch.tensor(…) makes it"
             )
-        if targets.ndim != 1 or len(targets) != split.num_samples or targets.is_floating_point():
-            raise UsageError(
-                f"{what} has targets of shape {tuple(targets.shape)} and {targets.dtype}: give the number of each "
-                f"sample's class, ({split.num_samples},) int64"
-            )
+        check_targets(what, targets, split.num_samples)
     if count is not None and (not fits(count, int) or count < 1):
         raise UsageError(f"{what} has num_classes={_shown(count)}: give the number of classes, or None without labels")
     if targets is not None and count is not None and int(targets.max()) >= count:

@@ -18,6 +18,8 @@ OTHER_UNIT = 30
 """Times the deviation: metres and millimetres, or bytes and counts, are further apart."""
 # Times the deviation, and times as wide or narrow, as other scenes hardly are.
 _FAR, _WIDER = 4, 3
+# Times the mean of what has a zero, as depth: relative and inverse depth vary about as much as metres do.
+_HIGHER = 4
 BYTES = "8-bit integers"
 FLOATS = "floats"
 _METRES = {"m": 1.0, "mm": 1e-3}
@@ -95,8 +97,8 @@ def compare_statistics(
     refuse: bool = True,
     takes: str = "was trained on",
     close: bool = False,
-) -> None:
-    """Refuse a modality in another unit than that of a network's training.
+) -> bool:
+    """Refuse a modality in another unit than that of a network's training; whether a line was logged.
 
     Args:
         expected: Mean and std of its training, a value for each channel.
@@ -122,7 +124,7 @@ def compare_statistics(
         if refuse:
             raise UsageError(message)
         note_once(message)
-        return
+        return True
     if all(
         abs(mean - its_mean) > OTHER_UNIT * its_std
         or std > OTHER_UNIT * its_std
@@ -133,13 +135,14 @@ def compare_statistics(
         if refuse:
             raise UsageError(message)
         note_once(message)
-        return
+        return True
     if (notes or close) and all(
         0 < std
         and (
             abs(mean - its_mean) > _FAR * its_std
             or std > _WIDER * its_std
             or std < its_std / (_WIDER if narrow else OTHER_UNIT)
+            or _times_as_high(mean, std, its_mean, its_std)
         )
         for its_mean, its_std, mean, std in channels
     ):
@@ -148,6 +151,15 @@ def compare_statistics(
                 f"{text}, of another unit than that of its training: set mean and std to those of the data"
             )
         note_once(f"{text}: it is right only if both are in one unit")
+        return True
+    return False
+
+
+def _times_as_high(mean: float, std: float, its_mean: float, its_std: float) -> bool:
+    """Whether a mean is several times the other, of values that hardly have a sign."""
+    if mean < std / 2 or its_mean < its_std / 2:
+        return False
+    return max(mean, its_mean) > _HIGHER * min(mean, its_mean)
 
 
 def _range_of_directions(mean: Sequence[float], std: Sequence[float]) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
+from ..core.config.fields import Side
 from ..core.errors import UsageError
 from ..core.recognition import recognised
 from ..core.registry import DATASETS
@@ -53,7 +54,7 @@ class ImageFolder:
 
     class Options(PictureOptions):
         path: str = Field(description="the folder")
-        size: int = Field(224, gt=0, description="side in pixels of the images")
+        size: Side = Field(224, description="side in pixels of the images")
         test_fraction: float = Field(
             0.1,
             gt=0,

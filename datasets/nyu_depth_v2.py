@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
+from ..core.config.fields import Side
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .io.camera import Camera
@@ -56,7 +57,7 @@ class NyuDepthV2:
         scene_classes: bool = Field(
             False, description="the target is the type of the scene, one of 27; false: no target"
         )
-        size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        size: Side | tuple[Side, Side] | None = Field(
             None,
             description="side, or [height, width], in pixels of the views; null: the frames' own, 480×640",
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
+from ..core.config.fields import Side
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import is_hidden
@@ -38,7 +39,7 @@ class TinyImageNet:
         path: str = Field(
             description=f"the folder with wnids.txt, train and val, or the one that holds it as {_FOLDER}"
         )
-        size: int = Field(64, gt=0, description="side in pixels that images are resized to")
+        size: Side = Field(64, description="side in pixels that images are resized to")
         limit: int | None = Field(
             None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..core.config.fields import Side
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .image_folder import SPLITS, folders_in, is_free
@@ -61,7 +62,7 @@ class WebDataset:
         cache: str | None = Field(
             None, description="folder to keep the index in where that of the shards cannot be written to"
         )
-        size: int = Field(224, gt=0, description="side in pixels of the images")
+        size: Side = Field(224, description="side in pixels of the images")
 
     def __init__(self, options: Options) -> None:
         self.options = options

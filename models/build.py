@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..core.arguments import checked
+from ..core.config.fields import MOST_CLASSES
 from ..core.errors import ContrastillError, UsageError
 from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
@@ -52,6 +53,7 @@ def build_network(
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
     classes: Sequence[str] | None = None,
+    weights_key: str = "weights",
 ) -> Network:
     """Build a network by name, with its own taps and preprocessing by default.
 
@@ -77,6 +79,7 @@ def build_network(
             network that takes one size only, as most vision transformers, always has its own.
         embedding: Module whose output is the embedding, or ``input:MODULE``.
         maps: Modules whose outputs are the feature maps.
+        weights_key: What names its weights, as ``student.weights``, for messages.
 
     Raises:
         UsageError: No such network, module or file; only one of ``mean`` and ``std``; weights of another network.
@@ -87,11 +90,16 @@ def build_network(
         >>> sum(parameter.numel() for parameter in network.parameters())
         272474
     """
-    builder: Any = model_builder(name, weights)
+    builder: Any = model_builder(name, weights, weights_key)
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
         raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
+    if num_classes is not None and num_classes > MOST_CLASSES:
+        raise UsageError(
+            f"num_classes={num_classes} of {name} is more than any classifier has room for, {MOST_CLASSES}: give the "
+            "number of classes"
+        )
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     recipe = recipe_of(file, name) or encoder_recipe(file, builder)
     same = recipe.get("modality") == modality
@@ -108,7 +116,7 @@ def build_network(
     if hasattr(builder, "config_of") and recipe.get("config"):
         options["config"] = recipe["config"]
     if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
-        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
+        raise encoder_alone(name, f"the published weights of {builder.encoder_name}", weights_key)
     if weights == PRETRAINED:
         module = built_by(name, builder, {**options, "pretrained": True})
     else:
@@ -125,6 +133,7 @@ def build_network(
             new_classifier,
             order,
             new_stem=modality != recipe.get("modality", "rgb"),
+            key=weights_key,
         )
     source = network_source(module, builder)
     if hasattr(builder, "config_of"):

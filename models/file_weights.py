@@ -42,12 +42,13 @@ def load_file(
     new_classifier: bool,
     order: list[int] | None,
     new_stem: bool,
+    key: str,
 ) -> nn.Module:
     """The module with a file's weights; rebuilt if only the file says how many classes it has."""
     own, loaded = module.state_dict(), load_state_dict(file)
     if hasattr(builder, "encoder_builder") and not any("decoder." in key for key in loaded):
         if not new_classifier:
-            raise encoder_alone(name, f"weights {file}")
+            raise encoder_alone(name, f"weights {file}", key)
         _load_encoder(module, builder, loaded, file, new_stem=new_stem)
         return module
     state = without_prefix(loaded, own, file, classifiers_in(network_source(module, builder)))
@@ -97,11 +98,11 @@ def encoder_recipe(file: Path | None, builder: Any) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key in ("modality", "preprocess", "scale", "in_chans")}
 
 
-def encoder_alone(name: str, weights: str) -> UsageError:
+def encoder_alone(name: str, weights: str, key: str) -> UsageError:
     """The error of a teacher whose decoder is not trained."""
     return UsageError(
         f"{weights} are of an encoder without a decoder, and {name} answers for each pixel: train it first, as the "
-        "student of a run, and name that run under weights"
+        f"student of a run, and name that run under {key}"
     )
 
 

@@ -126,6 +126,7 @@ def _family(decoder: str) -> Callable[[str], Callable[..., nn.Module]]:
         build.__doc__ = f"{name} with the decoder {decoder}."
         build.__signature__ = inspect.signature(encoder_builder)  # type: ignore[attr-defined]
         build.dense = True  # type: ignore[attr-defined]
+        build.published = getattr(encoder_builder, "published", True)  # type: ignore[attr-defined]
         build.encoder_name, build.encoder_builder = name, encoder_builder  # type: ignore[attr-defined]
         return build
 

@@ -45,14 +45,15 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
     if tag and name not in tagged:
         raise unknown_network("timm", name, tagged or [architecture])
 
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None, name  # the name is registered, see above
+
     def build(
         num_classes: int | None = None,
         in_chans: int = 3,
         resolution: int | tuple[int, int] | None = None,
         pretrained: bool = False,
     ) -> nn.Module:
-        config = timm.get_pretrained_cfg(name)
-        assert config is not None, name  # the name is registered, see above
         options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if resolution is not None and config.fixed_input_size:
             options["img_size"] = pair(resolution)
@@ -70,14 +71,13 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
 
     build.__doc__ = f"timm's {name}."
     build.convert = _convert  # type: ignore[attr-defined]
+    build.published = config.has_weights  # type: ignore[attr-defined]
     return build
 
 
 def _create(name: str, config: Any, options: Mapping[str, Any], pretrained: bool) -> nn.Module:
     if not pretrained:
         return _create_with(name, options)
-    if not config.has_weights:
-        raise UsageError(f"timm has no published weights of {name}: give a file under weights, or leave them out")
     with fetching(f"timm/{name}"), _checked_hashes():
         if config.hf_hub_id:
             reach_hub(config.hf_hub_id, config.hf_hub_filename)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError, unknown_name
-
-log = logging.getLogger(__name__)
+from ..core.value_scale import note_once
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:
@@ -56,7 +54,8 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
     if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
         # Accelerate casts to fp16 beside a scaler of gradients alone, and there is none on a CPU. No error, as a run
         # of a GPU is evaluated on a CPU too.
-        log.warning(
+        # Once, as each of several seeds prepares one.
+        note_once(
             "train.precision=fp16 changes nothing on a CPU, which computes in fp32 then: leave it out, or set "
             "train.precision=bf16"
         )

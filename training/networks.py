@@ -54,7 +54,10 @@ def build_networks(
     classes, names = splits["train"].num_classes, splits["train"].classes
     _check_student_is_dense(config)
     set_seed(config.seed)
-    teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
+    teachers = [
+        build(teacher, classes, statistics, names=names, key=f"teachers.{number}")
+        for number, teacher in enumerate(config.teachers)
+    ]
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
     if order.refusal is not None and compares_classes(config):
         raise order.refusal
@@ -66,6 +69,7 @@ def build_networks(
         statistics,
         names=names,
         student=True,
+        key="student",
     )
     _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
@@ -208,6 +212,7 @@ def build(
     *,
     names: Sequence[str] | None = None,
     student: bool = False,
+    key: str = "",
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -217,6 +222,7 @@ def build(
         statistics: Mean and standard deviation of modalities for which no network has its own.
         names: Names of the data's classes, for a class_map.
         student: Whether it is the student.
+        key: Of its section, as ``teachers.0``, for messages.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
@@ -238,6 +244,7 @@ def build(
         new_classifier=student,
         classes=names if student else None,
         statistics=measured,
+        weights_key=f"{key}.weights" if key else "weights",
         **options,
     )
     if config.mean is None and measured is not None:

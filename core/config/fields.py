@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -24,6 +24,11 @@ RESUMABLE: dict[str, Any] = {"resumable": True}
 
 LARGEST_SEED = 2**32 - 1
 """NumPy's generator takes no larger one."""
+MOST_CLASSES = 2**24
+"""More are identifiers, and no classifier has room for them."""
+LONGEST_SIDE = 2**14
+"""Of images, in pixels: a single one of longer sides fills a GPU."""
+Side = Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
 
 
 def _expanded(value: str | None) -> str | None:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ..plugins import module_names
-from .fields import LARGEST_SEED, PLACE, RECORD, FilePath, Section, run_folder
+from .fields import LARGEST_SEED, MOST_CLASSES, PLACE, RECORD, FilePath, Section, Side, run_folder
 from .train_section import TrainConfig
 
 
@@ -73,6 +73,7 @@ class NetworkConfig(Section):
     num_classes: int | None = Field(
         None,
         gt=0,
+        le=MOST_CLASSES,
         description="length of its logits; default: the data's number of classes, for a teacher that of its weights",
     )
     class_map: (
@@ -91,7 +92,7 @@ class NetworkConfig(Section):
     std: tuple[float, ...] | None = Field(
         None, description="a standard deviation for each channel; default: as the mean"
     )
-    resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+    resolution: Side | tuple[Side, Side] | None = Field(
         None,
         description="side, or [height, width], in pixels that samples are resized to; default: that of its "
         "weights or of the network, else the data's",

@@ -146,7 +146,7 @@ def validate_data(data: DataConfig) -> DataConfig:
     try:
         options = checked(DATASETS[data.name].Options, {**path, **data.options()}, "data.", DataConfig)
     except UsageError as error:
-        raise of_another_kind(data) or error from error
+        raise of_another_kind(data) or _without_path(data) or error from error
     _keep(data, options)
     return data
 
@@ -161,6 +161,17 @@ def of_another_kind(data: DataConfig) -> UsageError | None:
     return UsageError(
         f"data.path={data.path} is data of the kind {' or '.join(names)}, and data.name is {data.name}: name both, and "
         f"no option of {data.name}, as 'data={{name: {names[0]}, path: {data.path}}}'"
+    )
+
+
+def _without_path(data: DataConfig) -> UsageError | None:
+    """The error for a path beside data that have none, as those that are rendered; None where there is no such."""
+    if data.name is None or data.path is None or "path" in DATASETS[data.name].Options.model_fields:
+        return None
+    made = "is rendered" if data.name == "rooms" else "reads no files"
+    return UsageError(
+        f"data.name={data.name} {made} and takes no data.path: for the data of {data.path} name their kind, and no "
+        f"option of {data.name}, as 'data={{name: image_folder, path: {data.path}}}'"
     )
 
 

@@ -71,18 +71,13 @@ def read_resolved(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
-        text = path.read_text(encoding="utf-8")
-        read_written(text)  # its errors say more
-        tree = OmegaConf.to_container(OmegaConf.create(text))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        tree = values_of(read_written(path.read_text(encoding="utf-8")))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path} cannot be read: {yaml_problem(error)}") from error
     if not isinstance(tree, dict) or not tree:
         raise UsageError(f"config {path} cannot be read: it holds no settings of a run")
-    return tree  # type: ignore[return-value]  # keys are text
+    return tree
 
 
 def override_value(text: str) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from ...core.label_vectors import label_fields
+from ...core.split_checks import check_targets
 from ...core.value_scale import note_once
 from .camera import Camera, view_camera
 from .channel_order import check_channel_order
@@ -54,7 +55,7 @@ class TensorSplit:
 
     Raises:
         UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width
-            while they are cropped; channels that are not last.
+            while they are cropped; channels that are not last; targets that are no numbers of ``num_classes`` classes.
     """
 
     def __init__(
@@ -110,6 +111,18 @@ class TensorSplit:
                 "their share of height and width"
             )
         self.num_samples = next(iter(counts.values()))
+        if targets is not None:
+            check_targets("a TensorSplit", targets, self.num_samples)
+            if num_classes is None:
+                raise UsageError(
+                    "a TensorSplit has targets and no num_classes: give the number of classes of the data set, of "
+                    "which one split may lack some, or classes, their names"
+                )
+            if len(targets) and int(targets.max()) >= num_classes:
+                raise UsageError(
+                    f"a TensorSplit has the class {int(targets.max())} and num_classes={num_classes}: classes count "
+                    "from 0"
+                )
         self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None, Tensor | None]] = {}
 
     def loader(

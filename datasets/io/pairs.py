@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from ...core.config.fields import RESUMABLE
+from ...core.config.fields import RESUMABLE, Side
 from ...core.errors import UsageError
 from .aligned_reader import AlignedReader
 from .camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
@@ -26,7 +26,7 @@ _FRAMES_READ = 16
 class PairOptions(ViewOptions):
     """Options of data sets of aligned modalities."""
 
-    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+    size: Side | tuple[Side, Side] | None = Field(
         None, description="height and width in pixels of the views, or one number for both; null: as stored"
     )
     depth_unit: Unit | None = Field(

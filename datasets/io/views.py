@@ -6,12 +6,14 @@ whatever the process, rank, order, device or the rest of the batch, and an inter
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.errors import UsageError
 from ...core.hashing import hash64, shifted
 
 # Purposes of the hash: two purposes never share random bits.
@@ -84,8 +86,26 @@ class PaddedImages:
     def zeros(
         cls, count: int, height: int, width: int, channels: int, *, dtype: torch.dtype, padding: int
     ) -> PaddedImages:
-        """Black images, to be filled through :attr:`interior`."""
-        return cls(torch.zeros((count, height + 2 * padding, width + 2 * padding, channels), dtype=dtype), padding)
+        """Black images, to be filled through :attr:`interior`.
+
+        Raises:
+            UsageError: The border is wider than the images, or there is no memory for all of them.
+        """
+        if padding > max(height, width, 4):  # 4 is the default, also of tiny images
+            raise UsageError(
+                f"data.crop_padding={padding} is wider than the images, which are {height}×{width}: a crop would hold "
+                f"nothing but border, so set it to {max(height, width) // 8}, say"
+            )
+        shape = (count, height + 2 * padding, width + 2 * padding, channels)
+        try:
+            return cls(torch.zeros(shape, dtype=dtype), padding)
+        except RuntimeError as error:
+            room = math.prod(shape) * dtype.itemsize / 1e9
+            raise UsageError(
+                f"{count} images of {height}×{width}×{channels} {str(dtype).removeprefix('torch.')} with a border of "
+                f"{padding} are {room:.4g} GB, and there is no memory for them: make them smaller or fewer, or read "
+                "them from files, as data.name=image_folder does"
+            ) from error
 
     @property
     def interior(self) -> Tensor:

@@ -155,6 +155,30 @@ def test_counts_are_taken_as_stored_and_a_narrower_scale_is_noted(caplog):
     assert "trained on its modality of 22000 ± 1100" in caplog.text and "only if both are in one unit" in caplog.text
 
 
+def test_relative_and_inverse_depth_have_one_line_that_names_both_scales(caplog):
+    metres = torch.empty(2, 1, 16, 16).uniform_(2, 5, generator=torch.Generator().manual_seed(0))
+    own = ((3.5,), (0.9,))
+    for images in (metres / 5, 1 / metres):
+        caplog.clear()
+        preprocess = Preprocess(*own, colours=False, scale=ValueScale("floats", "m", *own))
+        with caplog.at_level(logging.WARNING):
+            preprocess(metres)
+            preprocess(metres / 2)
+            assert not caplog.records
+            preprocess(images)
+            preprocess(images + 0.001)
+        (line,) = caplog.messages
+        assert "trained on its modality of 3.5 ± 0.9" in line and "right only if both are in one unit" in line
+
+
+def test_what_has_a_sign_may_have_any_mean(caplog):
+    own = ((0.5,), (1.0,))
+    with caplog.at_level(logging.WARNING):
+        flow = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        Preprocess(*own, colours=False, scale=ValueScale("floats", None, *own))(flow + 0.05)
+    assert not caplog.records
+
+
 def test_arrays_of_another_library_are_no_batch():
     with pytest.raises(UsageError, match="takes a batch of images as one tensor .* this is a ndarray"):
         network()(np.zeros((2, 3, 8, 8)))

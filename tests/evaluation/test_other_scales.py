@@ -116,6 +116,13 @@ def test_metres_are_metres_however_they_are_stored(runs, tmp_path, caplog):
     assert not caplog.records
 
 
+def test_relative_depth_in_floats_is_named(runs, tmp_path, caplog):
+    relative = pack(tmp_path / "relative.h5", depth=noise(0.02, 1.3).astype(np.float32))
+    evaluated(runs["depth"], relative, caplog)
+    (record,) = caplog.records
+    assert "was trained on depth of 3." in record.getMessage() and "right only if" in record.getMessage()
+
+
 def test_another_scale_of_counts_is_refused_or_named(runs, tmp_path, caplog):
     evaluated(runs["thermal"], runs["data"], caplog)
     assert not caplog.records

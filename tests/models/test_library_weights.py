@@ -180,7 +180,10 @@ def test_hugging_face_offline_and_networks_without_published_weights(offline, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ContrastillError, match="resnet18.* not in Hugging Face's cache and HF_HUB_OFFLINE is set"):
         build_network("timm/resnet18", weights="pretrained")
-    with pytest.raises(UsageError, match="timm has no published weights of vit_giant_patch14_224"):
+    with pytest.raises(
+        UsageError,
+        match="^timm/vit_giant_patch14_224 has no published weights, and weights is",
+    ):
         build_network("timm/vit_giant_patch14_224", weights="pretrained")
     with pytest.raises(UsageError, match="resnet20 has no published weights"):
         build_network("resnet20", weights="pretrained")

@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 import contrastill
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.weights import load_state_dict
 from contrastill.models.build import build_network, save_student
+from contrastill.training.networks import build_networks
+from contrastill.training.pixel_labels import PixelLabels
 
 DECODERS = ("unet", "fpn", "linear")
 # Name, resolution, size of the images, (C, H, W) of the encoder's maps.
@@ -144,6 +147,12 @@ def test_the_weights_and_the_preprocessing_of_an_encoders_run_are_taken_over(tmp
 
 
 def test_published_weights_are_of_the_encoder_alone():
+    config = load_config(
+        "compression/cifar100_crd",
+        ["data.path=.", "data.name=packed", "teachers.0.model=unet/timm/test_resnet", "teachers.0.weights=pretrained"],
+    )
+    with pytest.raises(UsageError, match="train it first, .* and name that run under teachers.0.weights$"):
+        build_networks(config, {"train": PixelLabels(5, None, None)}, {})
     with pytest.raises(
         UsageError, match="the published weights of timm/test_resnet are of an encoder without a decoder"
     ):

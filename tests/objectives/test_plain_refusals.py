@@ -18,6 +18,7 @@ def test_every_objective_with_a_teacher_is_here():
 @pytest.mark.parametrize("name", losses())
 @pytest.mark.parametrize("by_name", [True, False])
 def test_no_gradient_reaches_the_teacher(name, by_name):
+    torch.manual_seed(0)  # of three hidden channels, vid's ReLUs are all off for one start in ten
     loss, student, teacher = losses()[name], outputs(requires_grad=True), outputs(requires_grad=True)
     value = loss(student, teacher, **BATCH) if by_name else loss(student, teacher, BATCH)
     if any(parameter.requires_grad for parameter in loss.parameters()) or value.requires_grad:

@@ -174,6 +174,9 @@ def test_a_run_folder_is_of_one_config(tmp_path):
     run = Run(tmp_path / "run")
     run.claim("train:\n  epochs: 240\nobjectives:\n  kd: {weight: 1}\n")
     run.claim("objectives:\n  kd: {weight: 1}\ntrain:\n  epochs: 240\n")
+    for same in ("'240'", "0_240", "240.0  # as before"):
+        run.config.write_text(f"objectives:\n  kd: {{weight: 1}}\ntrain:\n  epochs: {same}\n")
+        run.claim("train:\n  epochs: 240\nobjectives:\n  kd: {weight: 1}\n")
     with pytest.raises(ContrastillError, match="train.epochs: 240, now 15"):
         run.claim("train:\n  epochs: 15\nobjectives:\n  kd: {weight: 1}\n")
 

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.config.loading import load_config
+from contrastill.core.value_scale import note_once
 from contrastill.evaluation.train import resolve_config
 from contrastill.training.unread_keys import unread_keys, unread_teacher_keys
 
@@ -61,9 +62,12 @@ def test_settings_of_an_initial_stage_that_no_objective_has_are_refused(tmp_path
 def test_a_precision_that_a_cpu_does_not_compute_in_is_named(tmp_path, caplog, other_precisions):
     data = TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2)
     options = {"objectives": "cross_entropy", "quiet": True, "epochs": 1}
-    for precision, lines in (("fp16", 1), ("bf16", 0)):
+    note_once.cache_clear()
+    for precision, lines in (("fp16", 1), ("fp16", 0), ("bf16", 0)):  # once, as for each of several seeds
         caplog.clear()
-        contrastill.distill(None, "resnet8", data, out=tmp_path / precision, precision=precision, **options)
+        contrastill.distill(
+            None, "resnet8", data, out=tmp_path / f"{precision}-{lines}", precision=precision, **options
+        )
         there = [record.getMessage() for record in caplog.records if "precision" in record.getMessage()]
         assert len(there) == lines and all("train.precision=fp16 changes nothing on a CPU" in line for line in there)
         AcceleratorState._reset_state()

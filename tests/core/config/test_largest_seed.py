@@ -1,4 +1,4 @@
-"""Seeds that NumPy's generator does not take are refused by name."""
+"""Seeds that NumPy's generator does not take, and sizes that no memory holds, are refused by name."""
 
 import pytest
 
@@ -6,6 +6,7 @@ import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
+from contrastill.models.build import build_network
 
 
 def test_a_seed_too_large_is_refused(capsys):
@@ -17,3 +18,12 @@ def test_a_seed_too_large_is_refused(capsys):
         load_config("teachers/rooms", [f"seed={largest - 1}", "seeds=3"])
     with pytest.raises(UsageError, match=f"seed is {largest + 1}: give a whole number from 0 to {largest}"):
         contrastill.probe_networks("resnet8", "rooms:.", contrastill.ProbeSpec(seed=largest + 1))
+
+
+@pytest.mark.parametrize(("override", "most"), [("student.num_classes", 2**24), ("student.resolution", 2**14)])
+def test_sizes_beyond_all_memory_are_refused(override, most):
+    for value in (most + 1, 10**12, 10**20):
+        with pytest.raises(UsageError, match=f"{override}={value} is not allowed: .* less than or equal to {most}"):
+            load_config("teachers/rooms", [f"{override}={value}"])
+    with pytest.raises(UsageError, match="num_classes=1000000000000 of resnet8 is more than any classifier"):
+        build_network("resnet8", num_classes=10**12)

@@ -43,13 +43,23 @@ def test_pythons_none_is_no_folder(four_classes, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_rooms_are_rendered_and_take_no_path(tmp_path):
+    for overrides in ([f"data.path={tmp_path}"], ["data.path=photos", "data.name=rooms"]):
+        with pytest.raises(UsageError) as caught:
+            load_config("teachers/rooms", overrides)
+        path = overrides[0].partition("=")[2]
+        assert str(caught.value).startswith("data.name=rooms is rendered and takes no data.path: for the data of ")
+        assert f"'data={{name: image_folder, path: {path}}}'" in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["student", "teachers.1"])
-def test_networks_without_published_weights_are_named_by_their_key(key):
-    networks = {name: {"model": "unet/resnet8", "num_classes": 3} for name in ("student", "teachers.0", "teachers.1")}
+@pytest.mark.parametrize("model", ["unet/resnet8", "timm/resnet200", "unet/timm/resnet200"])
+def test_networks_without_published_weights_are_named_by_their_key(model, key):
+    networks = {name: {"model": model, "num_classes": 3} for name in ("student", "teachers.0", "teachers.1")}
     networks[key]["weights"] = "pretrained"
     teachers = [networks["teachers.0"], networks["teachers.1"]]
     with pytest.raises(
-        UsageError, match=f"^unet/resnet8 has no published weights, and {key}.weights is pretrained: set {key}.weights"
+        UsageError, match=f"^{model} has no published weights, and {key}.weights is pretrained: set {key}.weights"
     ):
         validate(values(student=networks["student"], teachers=teachers))
 

@@ -47,3 +47,30 @@ def test_names_say_how_many_classes_there_are():
 def test_a_description_has_the_stored_numbers():
     split = TensorSplit({"rgb": images(8, 8, 3), "ir": images(8, 8, 1, torch.uint16)})
     assert {name: field.dtype for name, field in _fields(split).items()} == {"rgb": "uint8", "ir": "uint16"}
+
+
+def test_a_border_wider_than_the_images_is_refused():
+    with pytest.raises(UsageError, match="data.crop_padding=100000 is wider than the images, which are 16×12: .* to 2"):
+        images(16, 12, 3, padding=100_000)
+    assert images(16, 12, 3, padding=16).interior.shape == (2, 16, 12, 3)
+
+
+def test_images_beyond_all_memory_are_refused_with_their_size():
+    for side, room in ((10**6, "6000"), (10**10, "6e")):
+        with pytest.raises(UsageError, match=rf"2 images of {side}×{side}×3 uint8 .* are {room}.* GB, and there is no"):
+            images(side, side, 3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ([0, 1], {}, "has targets and no num_classes: give the number of classes of the data set"),
+        ([0, 2], {"num_classes": 2}, "has the class 2 and num_classes=2: classes count from 0"),
+        ([0.0, 1.0], {"num_classes": 2}, r"has targets of shape \(2,\) and torch.float32: give the number of each"),
+        ([False, True], {"num_classes": 2}, r"has targets of shape \(2,\) and torch.bool"),
+        ([[0], [1]], {"num_classes": 2}, r"has targets of shape \(2, 1\) and torch.int64"),
+    ],
+)
+def test_targets_that_do_not_number_classes_are_refused(targets, options, message):
+    with pytest.raises(UsageError, match=f"^a TensorSplit {message}"):
+        TensorSplit({"rgb": images(8, 8, 3)}, targets=torch.tensor(targets), **options)

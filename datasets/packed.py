@@ -157,7 +157,9 @@ class Packed:
             labels, num_classes, classes = Labels(None, None), None, None
             if self.options.target is not None and self._labelled(group):
                 groups = [name for each in options.splits for name in group_names(options.splits, each)]
-                labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
+                # Names of pixel classes are none of the samples'.
+                named = options.semantic_names != "classes"
+                labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows, named=named)
             camera = packed_camera(file, group, options)
         if LABELS in images and augmented:
             keep_labels(images[LABELS], options.label_fraction)

@@ -16,7 +16,13 @@ from .values import warn_of_gaps
 
 
 def read_classes(
-    file: h5py.File, group: h5py.Group, name: str, groups: Iterable[str], rows: slice | np.ndarray
+    file: h5py.File,
+    group: h5py.Group,
+    name: str,
+    groups: Iterable[str],
+    rows: slice | np.ndarray,
+    *,
+    named: bool = True,
 ) -> tuple[Labels, int, list[str] | None]:
     """Labels of the samples, the number of classes of the data set, and their names.
 
@@ -26,6 +32,7 @@ def read_classes(
         name: Field of the classes.
         groups: All splits of the data set, which number their classes together.
         rows: Samples of the split.
+        named: Whether the attribute ``classes`` holds their names.
 
     Raises:
         UsageError: The field is no list of integers or names and no numbers (N, C), or of another form in another
@@ -41,7 +48,7 @@ def read_classes(
                 f"(N,), or numbers (N, C) of C classes; {way}data.target=null leaves them out"
             )
     check_one_form({f"{file.filename}:{key}": _form(field) for key, field in read.items()})
-    classes = _class_names(file)
+    classes = _class_names(file) if named else None
     first = next(iter(read.values()))
     if is_vectors(first):
         return _vectors({key: field[()] for key, field in read.items()}, file, group, rows, classes)

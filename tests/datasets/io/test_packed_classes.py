@@ -71,3 +71,20 @@ def test_classes_under_another_name_are_named(tmp_path, name, caplog):
     caplog.clear()
     Packed(Packed.Options(path=str(path), target=None)).open("train")
     assert not caplog.records
+
+
+def test_names_of_pixel_classes_are_none_of_the_samples(tmp_path):
+    """One attribute ``classes`` that ``data.semantic_names`` takes for the label maps, and scenes by their names."""
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["train/rgb"] = np.zeros((4, 8, 8, 3), np.uint8)
+        file["train/semantics"] = np.ones((4, 8, 8), np.uint8)
+        file["train/scene"] = np.array(["office", "bedroom", "office", "kitchen"], h5py.string_dtype())
+        file["train/number"] = np.array([0, 1, 2, 3])
+        file.attrs["classes"] = ["unlabelled", "wall", "floor"]
+    options = {"path": str(tmp_path / "data.h5"), "fields": {"rgb": "rgb", "semantics": "semantics"},
+               "splits": {"train": "train", "test": None}, "semantic_names": "classes"}  # fmt: skip
+    split = Packed(Packed.Options(target="scene", **options)).open("train")
+    assert split.classes == ["bedroom", "kitchen", "office"] and split.targets.tolist() == [2, 0, 2, 1]
+    assert split.semantic_classes == ["unlabelled", "wall", "floor"]
+    numbered = Packed(Packed.Options(target="number", **options)).open("train")
+    assert numbered.classes is None and numbered.num_classes == 4

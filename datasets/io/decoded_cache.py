@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
@@ -43,7 +44,8 @@ _ENTRY = np.dtype(
         ("part", "<u4"),
     ]
 )
-_AT_ONCE = 64  # pictures that are written before they are brought to the disk and entered
+# Pictures that are written, and seconds that pass, before they are brought to the disk and entered.
+_AT_ONCE, _SECONDS = 64, 1.0
 _SAMPLED = 16  # pictures that the size of all is estimated from
 
 
@@ -94,6 +96,8 @@ class DecodedPictures:
             entry = self._pending.get(row, entry)
             if not entry[-1]:
                 return self._fill(row)
+            if self._pending and time.monotonic() - self._flushed > _SECONDS:
+                self.flush()
             offset, height, width, full_height, full_width, part = entry
             pixels = self._mapped(part, offset, (height, width, 3))
         return DecodedPicture(os.fsdecode(self.files[row]), full_height, full_width, pixels)
@@ -124,6 +128,7 @@ class DecodedPictures:
                 index[row] = (*entry[:-1], 0)
                 index["part"][row] = entry[-1]
             self._pending.clear()
+        self._flushed = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files: each worker has its own."""
@@ -147,6 +152,7 @@ class DecodedPictures:
         self._writer: Any = None
         self._part = 0
         self._pending: dict[int, tuple[int, ...]] = {}
+        self._flushed = time.monotonic()
         self._lock = threading.Lock()
 
     def _index(self) -> np.ndarray:
@@ -188,7 +194,7 @@ class DecodedPictures:
             ) from error
         height, width, _ = pixels.shape
         self._pending[row] = (offset, height, width, picture.height, picture.width, self._part)
-        if len(self._pending) >= _AT_ONCE:
+        if len(self._pending) >= _AT_ONCE or time.monotonic() - self._flushed > _SECONDS:
             self.flush()
         return DecodedPicture(picture.path, picture.height, picture.width, pixels)
 

@@ -61,7 +61,7 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
             + (
                 f"; label maps ({LABELS}) are learnt by a student that answers for each position, such as "
                 "unet/resnet20, or your own module with contrastill.Taps(prediction='output:KEY')"
-                if LABELS in split.modalities
+                if LABELS in getattr(split, "modalities", ())
                 else ""
             )
         )
@@ -96,7 +96,7 @@ def default_dense_objectives(
     quantity = student.get("num_classes") == 1
     reads_depth = "depth" in student.get("modality", "rgb")
     chosen: dict[str, Any] = {}
-    if LABELS in split.modalities and not quantity:
+    if LABELS in getattr(split, "modalities", ()) and not quantity:
         chosen["pixel_cross_entropy"] = {"weight": 1.0}
     elif quantity and "depth" in split.modalities and not reads_depth:
         chosen["scale_invariant"] = {"weight": 1.0}

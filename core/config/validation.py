@@ -263,6 +263,8 @@ def _of_one_value(problems: Sequence[Mapping[str, Any]], values: Any) -> Mapping
     inside = [problem for problem in kinds if len(problem["loc"]) > depth + 1 and problem["type"] != "missing"]
     if inside:
         return {**inside[0], "loc": (*key, *inside[0]["loc"][depth + 1 :])}
+    if all(problem["type"] == "missing" for problem in kinds):
+        return problems[0]
     first, *others = dict.fromkeys(_plain(problem["msg"]) for problem in kinds if problem["type"] != "missing")
     message = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     return {**problems[0], "loc": key, "type": "several_kinds", "msg": message}

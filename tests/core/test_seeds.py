@@ -100,7 +100,7 @@ def test_fewer_seeds_than_the_folder_has_are_measured_alone(two, tmp_path):
 def test_other_settings_are_refused_before_anything_is_trained(two, capsys):
     before = sorted(two.rglob("*"))
     assert main(["train", "teachers/rooms", *SMALL, "train.lr=0.3", "seed=4", "seeds=4", f"out={two}", "-q"]) == 2
-    assert "train.lr: 0.1, now 0.3" in capsys.readouterr().err and sorted(two.rglob("*")) == before
+    assert "train.lr: 0.003, now 0.3" in capsys.readouterr().err and sorted(two.rglob("*")) == before
     assert main(["train", "teachers/rooms", *SMALL, "seeds=2", f"out={two / 'seed-4'}", "-q"]) == 2
     assert "holds a run by itself" in capsys.readouterr().err and sorted(two.rglob("*")) == before
     assert main(["train", "teachers/rooms", *SMALL, "seeds=0", f"out={two}"]) == 2

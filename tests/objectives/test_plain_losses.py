@@ -104,7 +104,7 @@ def test_outputs_of_other_samples_are_never_broadcast(name):
     for teacher, message in wrong:
         with pytest.raises(UsageError, match=message):
             loss(outputs, teacher, **fields)
-    with pytest.raises(UsageError, match="have shape"):
+    with pytest.raises(UsageError, match="ha(ve|s) shape"):
         loss(outputs[None], outputs[None], **fields)
     for precision in (torch.bfloat16, torch.float16):
         assert loss(outputs.to(precision), outputs.to(precision), **fields).isfinite()

@@ -96,11 +96,12 @@ except FullDisk as error:
 
 
 def test_a_text_without_room_stays_as_it_was(tmp_path, monkeypatch):
-    write_text(tmp_path / "config.yaml", "old")
+    old = "# old\ntrain: {}\n"
+    write_text(tmp_path / "config.yaml", old)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
     with pytest.raises(FullDisk, match=r"config.yaml could not be written to .* \(Disk quota exceeded\)"):
         Run(tmp_path).claim("train: {}")
-    assert _everything(tmp_path) == ["config.yaml"] and (tmp_path / "config.yaml").read_text() == "old"
+    assert _everything(tmp_path) == ["config.yaml"] and (tmp_path / "config.yaml").read_text() == old
 
 
 def test_a_training_without_room_says_so_and_goes_on_with_room(

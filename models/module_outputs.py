@@ -145,6 +145,6 @@ def _ambiguous(module: nn.Module, output: object) -> UsageError:
     segmenter = f", of a segmenter prediction='{OUTPUT}{maps[0]}'" if maps else ""
     return UsageError(
         f"{returns} are logits (B, C) or an embedding (B, D): pass contrastill.Network(module, taps=contrastill.Taps("
-        f"logits='output:KEY', embedding='output:KEY'), preprocess=…){segmenter}, or wrap it in a module that returns "
-        "its logits"
+        f"logits='output:KEY', embedding='output:KEY'), preprocess=…){segmenter}, or wrap it in a module that "
+        "returns its logits"
     )

@@ -62,7 +62,7 @@ class DecodedPictures:
         short: Shorter side in pixels.
 
     Raises:
-        UsageError: The disk has no room for all pictures.
+        UsageError: The disk has no room for all pictures, or the folder cannot be written.
         ContrastillError: The folder holds damaged files.
     """
 
@@ -72,7 +72,13 @@ class DecodedPictures:
         self.folder = Path(folder).expanduser() / text_hash(json.dumps(about, sort_keys=True))[:16]
         self._forget()
         if not (self.folder / "index.npy").is_file():
-            self._create(about)
+            try:
+                self._create(about)
+            except OSError as error:
+                raise UsageError(
+                    f"data.decoded_cache={folder} cannot be written ({error.strerror}): name a folder that can, or "
+                    "leave it out"
+                ) from error
         self._check_room(Path(folder))
 
     @property

@@ -150,6 +150,8 @@ def test_what_is_wrong_is_one_sentence(folder, tmp_path, monkeypatch):
     (folder / "train" / "a" / "0.jpg").write_bytes(b"\xff\xd8nothing")
     with pytest.raises(ContrastillError, match=r"0\.jpg cannot be read as an image"):
         epochs(split_of(folder, **options))
+    with pytest.raises(UsageError, match=r"decoded_cache=.*0\.jpg cannot be written \(.*\): name a folder that can"):
+        split_of(folder, decoded_cache=str(folder / "train" / "a" / "0.jpg"))
     (folder / "train" / "a" / "0.jpg").unlink()
     full = split_of(folder, **options)
     epochs(full)

@@ -4,6 +4,7 @@ what is missing.
     python benchmarks/xmodal.py nyu --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py lab --data ../shared/data/cifar100_subset.h5 --teacher-data tiny-imagenet-100 --jobs 2
     python benchmarks/xmodal.py segmenters --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
+    python benchmarks/xmodal.py rgb_segmenters --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py one_head --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py nyu --table
 
@@ -53,6 +54,8 @@ CONTRAST = [
 ]
 # The student's deepest map and the teacher's at 1/16; tasks whose heads are trained on the teacher alone.
 MIDDLE, HEADS = "[-1, -2]", "evaluation.tasks=[segmentation,retrieval]"
+# A tenth of the operations of the RGB segmenter at 120×160.
+SMALL = ["student.model=unet/timm/test_resnet", "student.modality=rgb"]
 TENTH = ["data.label_fraction=0.1"]
 GRIDS = {
     "nyu": {
@@ -116,6 +119,20 @@ GRIDS = {
             "10 % of the labels, encoder of the pairs": ([LABELS, *TENTH, "train.epochs=300", OF_PAIRS], 3, ()),
         },
     },
+    "rgb_segmenters": {
+        "data": "nyu_depth_v2_160x120.h5",
+        "config": "nyu_segmenters.yaml",
+        "cells": {
+            "labels": ([*SMALL, LABELS], 3, ()),
+            "labels + KD": ([*SMALL, "objectives.dense_kd={weight: 1}", LABELS, *BOTH], 3, (("teacher",),)),
+            "labels + CWD": ([*SMALL, "objectives.cwd={weight: 3}", LABELS, *BOTH], 3, ()),
+            "labels + KD + CWD": (
+                [*SMALL, "objectives.dense_kd={weight: 1}", "objectives.cwd={weight: 3}", LABELS, *BOTH],
+                3,
+                (),
+            ),
+        },
+    },
     "one_head": {
         "data": "nyu_depth_v2_160x120.h5",
         "config": "nyu_160x120.yaml",
@@ -162,8 +179,8 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
         encoder, command = encoder_of(data, runs, threads, seed)
         overrides = [encoder if override == OF_PAIRS else override for override in overrides]
         before = [command]
-    if name == "segmenters":
-        reads = any("dense_kd" in override for override in overrides)
+    if name in ("segmenters", "rgb_segmenters"):
+        reads = any("dense_kd" in override or "cwd" in override for override in overrides)
         segmenter = segmenter_of(data, runs, threads) if reads else ""
         teachers = (
             [f"teachers=[{{model: fpn/efficientnet_lite0, weights: {segmenter}, maps: [features.3, features.4]}}]"]

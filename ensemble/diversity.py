@@ -10,7 +10,6 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ..core.errors import UsageError
 
@@ -132,6 +131,9 @@ def diversity(
 
 def _quality(logs: Tensor, targets: Tensor) -> Quality:
     """One network's measures, from logarithms of its probabilities; (N, C)."""
+    # It takes as long to load as torch does.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     logs = logs.double()
     right = logs.argmax(1) == targets
     # No network is infinitely wrong: a probability of 0 counts as the smallest number there is.

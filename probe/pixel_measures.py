@@ -47,6 +47,22 @@ def pixel_targets(labels: Tensor, num_classes: int) -> Tensor:
     return target - 1
 
 
+def confusion_of(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Labelled pixels by their class (row) and the predicted one (column).
+
+    Shape:
+        - target: int64, class − 1, or −1 where there is no label; predicted: as many, class − 1
+        - returns (C, C) int64.
+
+    Example:
+        >>> confusion_of(torch.tensor([0, 1, 1, -1]), torch.tensor([0, 0, 1, 1]), 2).tolist()
+        [[1, 0], [1, 1]]
+    """
+    labelled = target >= 0
+    places = target[labelled] * num_classes + predicted[labelled].long()
+    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
+
+
 def measures_of(confusion: Tensor) -> dict[str, Any]:
     """``pixel_accuracy``, ``mean_accuracy``, ``miou`` and ``per_class_iou`` in per cent, as
     :class:`~contrastill.probe.segmentation.SegmentationResult` has them.

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.errors import UsageError, unknown_name
 from ..core.representation import Network
@@ -20,7 +19,7 @@ from ..models.decoders import HEADS, Head
 from .features import copied
 from .labels import labelled_part
 from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
-from .pixel_measures import measures_of, pixel_targets
+from .pixel_measures import confusion_of, measures_of, pixel_targets
 
 MODES = ("frozen", "fine_tuned", "scratch")
 _WARMUP = 0.05  # of all steps
@@ -262,12 +261,12 @@ def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str
     """(C, C) int64: labelled pixels by their class (row) and the predicted one (column), over the batches of a
     loader.
     """
-    metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for batch in loader.epoch(0):
         target = pixel_targets(batch[labels], num_classes)
         predictions = model.predict(batch, target.shape[1:])[:, 0].long() - 1
-        metric.to(predictions.device).update(predictions, target)
-    return metric.compute().cpu().long()
+        confusion += confusion_of(target.to(predictions.device), predictions, num_classes).cpu()
+    return confusion
 
 
 class _bar:

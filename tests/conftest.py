@@ -82,7 +82,7 @@ def ranks(tmp_path_factory):
         }.items():
             patch.setenv(name, value)
         if "forkserver" in methods:
-            context.set_forkserver_preload(["accelerate", "contrastill.training.engine"])
+            context.set_forkserver_preload(["accelerate", "torch._dynamo", "contrastill.training.engine"])
             multiprocessing.forkserver.ensure_running()
 
     def start(script, world, *arguments):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as distributed
 from accelerate import Accelerator
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.data import Loader
 from ..core.distributed import world_size
 from ..core.errors import ContrastillError
 from ..core.representation import Network
 from .dense_accuracy import evaluate_dense
-from .mean_average_precision import MeanAveragePrecision
+
+if TYPE_CHECKING:
+    from .mean_average_precision import MeanAveragePrecision
+
+_TOP = (1, 5)
 
 
 @torch.no_grad()
@@ -40,7 +43,9 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
     if network.taps.prediction is not None and network.taps.logits is None:
         return evaluate_dense(network, loader, accelerator)
     training, damaged = network.training, torch.zeros((), device=accelerator.device)
-    metrics: dict[str, Metric] = {}
+    precision: MeanAveragePrecision | None = None
+    counts = torch.zeros(1 + len(_TOP), dtype=torch.int64, device=accelerator.device)
+    classes = 0
     network.eval()
     for batch in loader.epoch(0):
         with accelerator.autocast():
@@ -54,10 +59,12 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             labels = batch["label_vector"].long()
         # Each class of several is a question of its own: logits of classes that the data has not are left out.
         logits = logits if single else logits[:, : labels.shape[1]]
-        metrics = metrics or {name: metric.to(logits.device) for name, metric in _metrics(single, logits.shape[1])}
-        # A rank's share of the last batch may be empty, which torchmetrics cannot take.
-        for metric in metrics.values() if len(logits) else ():
-            metric.update(logits, labels)
+        classes = logits.shape[1]
+        if single:
+            counts += _right(logits, labels).to(counts.device)
+        else:
+            precision = precision or _mean_average_precision(logits.device)
+            precision.update(logits, labels)
         damaged += logits.isnan().any()
     network.train(training)
     if float(accelerator.reduce(damaged, "sum")):
@@ -65,14 +72,24 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its "
             "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
-    return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
+    if precision is not None:
+        return {"mAP": 100 * precision.compute().item()}
+    # A rank whose share is empty takes part in the sum.
+    total, *right = accelerator.reduce(counts, "sum").tolist()
+    return {f"top{k}": 100 * count / total for k, count in zip(_TOP, right, strict=True) if total and k < classes}
 
 
-def _metrics(single: bool, classes: int) -> Iterator[tuple[str, Metric]]:
-    """What is measured with one class for each sample, or with any number of them."""
-    if not single:
-        yield "mAP", MeanAveragePrecision()
-        return
-    for k in (1, 5):
-        if k < classes:
-            yield f"top{k}", MulticlassAccuracy(classes, top_k=k, average="micro", validate_args=False)
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(3,) int64: how many samples there are, and for how many the label is the first or among the first five of the
+    logits (B, C).
+    """
+    first = logits.argmax(1) == labels
+    among = (logits.topk(min(_TOP[1], logits.shape[1])).indices == labels[:, None]).any(1)
+    return torch.stack([torch.tensor(len(labels), device=labels.device), first.sum(), among.sum()])
+
+
+def _mean_average_precision(device: torch.device) -> MeanAveragePrecision:
+    # torchmetrics takes as long to load as torch does, and few trainings need it.
+    from .mean_average_precision import MeanAveragePrecision
+
+    return MeanAveragePrecision().to(device)

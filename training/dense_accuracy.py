@@ -10,14 +10,13 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.data import Loader
 from ..core.dense_prediction import class_maps, dense_prediction, resize_prediction
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.representation_spec import evaluating
-from ..probe.pixel_measures import boundary_f, measures_of, pixel_targets
+from ..probe.pixel_measures import boundary_f, confusion_of, measures_of, pixel_targets
 
 LABELS, DEPTH = "semantics", "depth"
 LOWER_IS_BETTER = frozenset({"abs_rel", "rmse"})
@@ -144,7 +143,7 @@ class _ClassSums:
 
     def __init__(self, classes: int, boundaries: bool, device: torch.device) -> None:
         self.classes, self.boundaries = classes, boundaries
-        self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1, validate_args=False).to(device)
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         self.outlines = torch.zeros(2, dtype=torch.float64)
 
     def damage(self, prediction: Tensor) -> Tensor:
@@ -154,14 +153,14 @@ class _ClassSums:
         labels = _truth(batch, LABELS, f"the network predicts {self.classes} classes of pixels").to(prediction.device)
         target = pixel_targets(labels, self.classes)
         predicted = class_maps(prediction, target.shape[1:])
-        self.confusion.update(predicted[:, 0] - 1, target)
+        self.confusion += confusion_of(target, predicted[:, 0] - 1, self.classes)
         if self.boundaries:
             scores = boundary_f(predicted, labels)
             there = scores.isfinite()
             self.outlines += torch.stack([scores[there].sum(), there.sum()])
 
     def measures(self, accelerator: Accelerator) -> DenseMeasures:
-        confusion = _over_ranks(self.confusion.confmat, accelerator)
+        confusion = _over_ranks(self.confusion, accelerator)
         total, frames = _over_ranks(self.outlines, accelerator).tolist()
         outlines = (total / frames if frames else math.nan) if self.boundaries else None
         return DenseMeasures(**measures_of(confusion.cpu()), boundary_f=outlines)

@@ -11,8 +11,9 @@ All cut RandomResizedCrop(224, scale 0.35 to 1), antialiased, and flip, in batch
   are written, against ours with the network's own normalisation of the batch, in the training process.
 
 All take turns in one process; a turn is an epoch, its first batch excluded, and with it the start of the workers, which
-stay for all rounds. `cached` reads the pictures from `data.decoded_cache`, which the first round filled. A ratio is the
-median over rounds of (ours / ImageFolder) of the same round.
+stay for all rounds. `v2` is ImageFolder with torchvision's own decoder and its transforms of tensors. `cached` reads
+the pictures from `data.decoded_cache`, which the first round filled. A ratio is the median over rounds of (ours /
+ImageFolder) of the same round.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torchvision import datasets, transforms  # noqa: E402
+from torchvision.io import ImageReadMode, decode_image  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
 
 from contrastill.core.representation import Preprocess  # noqa: E402
 from contrastill.datasets.image_folder import ImageFolder  # noqa: E402
@@ -99,6 +102,20 @@ def reference(folder: Path, workers: int, *, normalised: bool) -> Callable[[int]
     return lambda _: (images for images, _ in loader)
 
 
+def _torchvision_pixels(path: str) -> torch.Tensor:
+    return decode_image(path, mode=ImageReadMode.RGB)
+
+
+def torchvision_v2(folder: Path, workers: int, *, normalised: bool) -> Callable[[int], Iterator[torch.Tensor]]:
+    """The same with torchvision's own decoder, and its transforms of tensors."""
+    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)] if normalised else []
+    transform = v2.Compose([v2.RandomResizedCrop(SIZE, scale=SCALE, antialias=True), v2.RandomHorizontalFlip(), *last])
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    files = datasets.ImageFolder(folder, transform, loader=_torchvision_pixels)
+    loader = DataLoader(files, batch_size=BATCH, shuffle=True, **options)
+    return lambda _: (images for images, _ in loader)
+
+
 def ours(
     folder: Path, workers: int, *, normalised: bool, cache: str | None = None
 ) -> Callable[[int], Iterator[torch.Tensor]]:
@@ -123,7 +140,7 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, dict[str, list
     """What comes out -> who read -> images a second in each round."""
     kinds = {"uint8": False, "normalised": True}
     cached = partial(ours, cache=f"{folder}-decoded")
-    ways = {"ImageFolder": reference, "ours": ours, "decoded_cache": cached}
+    ways = {"ImageFolder": reference, "v2": torchvision_v2, "ours": ours, "decoded_cache": cached}
     readers = {
         (kind, name): make(folder, workers, normalised=kinds[kind]) for kind in kinds for name, make in ways.items()
     }
@@ -156,7 +173,9 @@ def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> li
         f"{source}: {len(sizes)} files of {about['mean_bytes'] / 1e3:.0f} kB; torch {torch.__version__}, "
         f"{os.cpu_count()} CPUs; {rounds} rounds"
     )
-    print(f"{'images a second':24} {'ImageFolder':>12} {'ours':>8} {'ratio':>7}  least to most   cached, to ours")
+    print(
+        f"{'images a second':24} {'ImageFolder':>12} {'v2':>8} {'ours':>8} {'ratio':>7}  least to most  cached, to ours"
+    )
     rows = []
     for workers in all_workers:
         for kind, speeds in measure(folder, workers, rounds).items():
@@ -175,7 +194,7 @@ def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> li
             rows.append({**about, **row})
             name = f"{workers} workers, {kind}"
             print(
-                f"{name:24} {row['ImageFolder']:12.0f} {row['ours']:8.0f} {row['ratio']:6.2f}×  "
+                f"{name:24} {row['ImageFolder']:12.0f} {row['v2']:8.0f} {row['ours']:8.0f} {row['ratio']:6.2f}×  "
                 f"{row['least']:.2f} to {row['most']:.2f}  {row['decoded_cache']:8.0f} {row['cached']:6.2f}×",
                 flush=True,
             )

@@ -574,3 +574,17 @@ def test_user_pictures_that_pillow_scales_are_refused(tmp_path):
     for name in ("plain.png", "plain.pgm"):
         assert np.array_equal(_read("depth", Image.open(tmp_path / name)), DEEP)
     assert np.array_equal(_read("depth", Image.fromarray(DEEP)), DEEP)
+
+
+@pytest.mark.parametrize("reduce", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}])
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (40, 24)])
+def test_a_jpeg_has_the_bits_of_pillow_at_every_reduction(tmp_path, reduce, mode, options, size):
+    values = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).convert(mode).save(tmp_path / "it.jpg", **options)
+    with Image.open(tmp_path / "it.jpg") as image:
+        if reduce > 1:
+            image.draft(mode, (max(1, size[0] // reduce), max(1, size[1] // reduce)))
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(Picture(tmp_path / "it.jpg").pixels(reduce).numpy(), expected)

@@ -26,10 +26,11 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(path: str | os.PathLike, width: float, height: float) -> Iterator[Figure]:
+def figure(path: str | os.PathLike, width: float, height: float, *, constrained: bool = True) -> Iterator[Figure]:
     """A figure of ``width`` × ``height`` inches that is written to ``path`` as PNG at the end, whole or not at all.
 
-    No window is ever opened and no global state of matplotlib's is changed.
+    ``constrained`` makes room for all texts, which takes most of the time; without it the caller sets the margins. No
+    window is ever opened and no global state of matplotlib's is changed.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,7 +38,7 @@ def figure(path: str | os.PathLike, width: float, height: float) -> Iterator[Fig
 
     path = Path(path)
     with rc_context(_STYLE):
-        drawn = Figure(figsize=(width, height), layout="constrained")
+        drawn = Figure(figsize=(width, height), layout="constrained" if constrained else None)
         FigureCanvasAgg(drawn)
         yield drawn
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -43,7 +43,10 @@ def draw_charts(
         width, height = 4.6 * columns + 0.4, rows * (3.5 + 0.2 * max(len(chart.series) for chart in charts))
     else:
         width, height = 3.5 * columns, 3.2 * rows
-    with figure(path, width, height) as drawn:
+    plain = legend == "inside" and not title
+    with figure(path, width, height, constrained=not plain) as drawn:
+        if plain:
+            _margins(drawn, rows, columns)
         if title:
             drawn.suptitle(title, fontsize=11)
         grid = drawn.subplots(rows, columns, squeeze=False)
@@ -59,6 +62,17 @@ def draw_charts(
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)
         if legend == "shared":
             drawn.legend([handles[name] for name in names], names, loc="outside lower center", ncols=beside)
+
+
+def _margins(drawn: Any, rows: int, columns: int) -> None:
+    """Room for ticks, their labels and titles around each panel, in inches."""
+    left, right, bottom, top = 0.62, 0.12, 0.5, 0.34
+    width, height = drawn.get_size_inches()
+    panel_width, panel_height = width / columns - left - right, height / rows - bottom - top
+    drawn.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height,
+        wspace=(left + right) / panel_width, hspace=(bottom + top) / panel_height,
+    )  # fmt: skip
 
 
 def columns_of(count: int) -> int:

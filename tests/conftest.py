@@ -63,13 +63,8 @@ except BaseException:
 
 
 @pytest.fixture(scope="session")
-def ranks(tmp_path_factory):
-    """Runs a script in several processes at once: ``ranks(script, world, …)``; rank, world and what follows are its
-    arguments.
-
-    They are forked off a process that holds torch, so that none takes seconds to load it. What a launcher sets is in
-    the environment where there are several.
-    """
+def forks():
+    """Context of processes that are forked off one that holds torch, so that none takes seconds to load it."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     with pytest.MonkeyPatch.context() as patch:
@@ -82,8 +77,60 @@ def ranks(tmp_path_factory):
         }.items():
             patch.setenv(name, value)
         if "forkserver" in methods:
-            context.set_forkserver_preload(["accelerate", "torch._dynamo", "contrastill.training.engine"])
+            # What a training loads on its way.
+            context.set_forkserver_preload(
+                ["accelerate", "torch._dynamo", "torchvision", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+                + [f"contrastill.{module}" for module in ("cli.main", "training.run", "evaluation.train")]
+            )
             multiprocessing.forkserver.ensure_running()
+    return context
+
+
+_FORKED = """
+import os, sys
+for descriptor, path in ((1, output), (2, errors)):
+    os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), descriptor)
+os.chdir(folder)
+os.environ.update(environment)
+sys.argv[:] = ["forked", *arguments]
+exec(compile(script, "forked", "exec"), {"__name__": "__main__"})
+"""
+_MAIN = """
+import sys
+from contrastill.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def forked(forks, tmp_path_factory):
+    """Starts a script, by default the command line, with these arguments in a process of its own. Returns the process:
+    its ``wait()`` gives the exit code, or the negative signal; ``output`` and ``errors`` are the files it prints to.
+    """
+
+    def start(*arguments, script=_MAIN, environment=None):
+        folder = tmp_path_factory.mktemp("forked")
+        names = {"output": str(folder / "stdout"), "errors": str(folder / "stderr"), "folder": str(folder)}
+        names |= {"script": script, "environment": environment or {}, "arguments": [*map(str, arguments)]}
+        process = forks.Process(target=exec, args=(_FORKED, names))
+        process.start()
+        process.output, process.errors = folder / "stdout", folder / "stderr"
+
+        def wait(seconds=None):
+            process.join(seconds)
+            return process.exitcode
+
+        process.wait = wait
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def ranks(forks, tmp_path_factory):
+    """Runs a script in several processes at once: ``ranks(script, world, …)``; rank, world and what follows are its
+    arguments. What a launcher sets is in the environment where there are several.
+    """
 
     def start(script, world, *arguments):
         logs = tmp_path_factory.mktemp("ranks")
@@ -103,7 +150,7 @@ def ranks(tmp_path_factory):
                 "script": script,
                 "log": str(logs / str(rank)),
             }
-            running.append(context.Process(target=exec, args=(_RANK, env)))
+            running.append(forks.Process(target=exec, args=(_RANK, env)))
             running[-1].start()
         for process in running:
             process.join(timeout=120)

@@ -4,8 +4,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 import weakref
 
 import h5py
@@ -186,7 +184,7 @@ def test_wrong_usage_is_one_sentence(packed, tmp_path, capsys, monkeypatch, more
     assert not list(tmp_path.rglob("*.h5"))
 
 
-def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
+def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path, forked):
     """SIGKILL in the middle of a file, by the process itself after so many batches; the second command writes only what
     is missing.
     """
@@ -217,9 +215,7 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
         str(tmp_path / "killed"),
         "-q",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    killed = subprocess.run([sys.executable, "-c", script, "13", *command], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert forked("13", *command, script=script).wait() == -signal.SIGKILL
     first = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in files_of(tmp_path / "killed")}
     complete = [name for name in first if name.endswith(".h5")]
     assert 0 < len(complete) < 12 and any(name.endswith(".tmp") for name in first)
@@ -339,16 +335,22 @@ def test_a_full_disk_leaves_whole_files_alone(packed, tmp_path, capsys, monkeypa
     assert not list((tmp_path / "outputs").rglob(".*.tmp")) and 0 < len(list((tmp_path / "outputs").rglob("*.h5"))) < 12
 
 
-def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
+BOTH = """
+import sys
+from contrastill.core.teachers import cache_shard
+cache_shard.ROWS = 32
+from contrastill.cli.main import main
+rank, _, logs, *arguments = sys.argv[1:]
+cut = arguments.index("--")
+sys.stdout = open(f"{logs}/{rank}", "w")
+code = main(arguments[:cut]) or main(arguments[cut + 1:])
+sys.stdout.flush()
+sys.exit(code)
+"""
+
+
+def test_two_processes_write_and_train_what_one_does(packed, tmp_path, ranks):
     """Files of two processes are those of one, byte for byte, and two processes train from them."""
-    (tmp_path / "both.py").write_text(
-        "import sys\n"
-        "from contrastill.core.teachers import cache_shard\n"
-        "cache_shard.ROWS = 32\n"
-        "from contrastill.cli.main import main\n"
-        "cut = sys.argv.index('--')\n"
-        "sys.exit(main(sys.argv[1:cut]) or main(sys.argv[cut + 1:]))\n"
-    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert cached(packed, tmp_path / "one") == 0 and trained(packed, tmp_path / "one", tmp_path / "run-one") == 0
@@ -363,31 +365,10 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
         "-q",
     ]
     logs = tmp_path / "logs"
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--log-dir",
-        str(logs),
-        "--redirects",
-        "3",
-    ]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-        "ACCELERATE_USE_CPU": "true",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    command = [sys.executable, *launch, str(tmp_path / "both.py"), *cache, "--", *train]
-    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    logged = {
-        name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
-    }
-    assert answer.returncode == 0, logged["stderr"][0][-2000:] + logged["stderr"][1][-2000:]
-    assert json.loads(logged["stdout"][0])["written"] == 12 and logged["stdout"][1] == ""
+    logs.mkdir()
+    ranks(BOTH, 2, logs, *cache, "--", *train)
+    output = [(logs / str(rank)).read_text() for rank in (0, 1)]
+    assert json.loads(output[0])["written"] == 12 and output[1] == ""
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert state_of(tmp_path / "run-one").keys() == state_of(tmp_path / "run-two").keys()
     rows = [

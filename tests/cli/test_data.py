@@ -98,19 +98,15 @@ def test_a_failed_pack_leaves_nothing_and_keeps_the_old(folder, tmp_path, capsys
     assert [entry.name for entry in out.parent.iterdir()] == ["pets.h5"] and out.read_bytes() == b"precious"
 
 
-def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path):
+def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path, forked):
     """SIGKILL in the middle of the writing: the name stays free, and the next pack of it works."""
     out = tmp_path / "pets.h5"
-    slow = (
-        "import sys, time; from contrastill.datasets.io import pack\n"
-        "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], advance=lambda _: (print('begun', "
-        "flush=True), time.sleep(60)))"
+    killed = (
+        "import os, signal, sys; from contrastill.datasets.io import pack\n"
+        "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], "
+        "advance=lambda _: os.kill(os.getpid(), signal.SIGKILL))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", slow, str(folder), str(out)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGKILL)
+    assert forked(folder, out, script=killed).wait() == -signal.SIGKILL
     assert not out.exists()
     assert main(["data", "pack", str(folder), str(out), "--quiet"]) == 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pets", "pets.h5"]

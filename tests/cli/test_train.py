@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -155,56 +153,39 @@ def test_another_config_does_not_overwrite_a_run(packed, teacher, capsys):
     assert open(f"{teacher}/metrics.jsonl").read() == before
 
 
-def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path):
+def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path, forked):
     every = ["train.checkpoint_every_steps=1", "train.batch_size=40", "-q"]
-    assert main(student_command(packed, teacher, tmp_path / "whole", *every)) == 0
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-m", "contrastill", *student_command(packed, teacher, tmp_path / "killed", *every)]
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    assert forked(*student_command(packed, teacher, tmp_path / "whole", *every)).wait() == 0
+    arguments = student_command(packed, teacher, tmp_path / "killed", *every)
+    process = forked(*arguments)
     folder = tmp_path / "killed" / "checkpoints"
-    while process.poll() is None and not (folder.exists() and len(checkpoints(folder)) >= 2):
+    while process.is_alive() and not (folder.exists() and len(checkpoints(folder)) >= 2):
         os.sched_yield()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (
-        subprocess.run(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    )
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert forked(*arguments).wait() == 0
     uninterrupted, killed = (contrastill.load_student(tmp_path / name).state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(value, killed[name]) for name, value in uninterrupted.items())
 
 
-def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_path):
-    out = tmp_path / "two"
-    logs = tmp_path / "logs"
-    # What `accelerate launch` does on GPUs; on a CPU it starts two ranks only with MPI, so torchrun does here.
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--log-dir",
-        str(logs),
-        "--redirects",
-        "3",
-        "-m",
-        "contrastill",
-    ]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-        "ACCELERATE_USE_CPU": "true",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    command = [sys.executable, *launch, *student_command(packed, teacher, out, "--json")]
-    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    output = {
-        name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
-    }
-    assert answer.returncode == 0, output["stderr"][0][-2000:] + output["stderr"][1][-2000:]
+RANK = """
+import sys
+from contrastill.cli.main import main
+rank, _, logs, *arguments = sys.argv[1:]
+sys.stdout = open(f"{logs}/{rank}", "w")
+code = main(arguments)
+sys.stdout.flush()
+sys.exit(code)
+"""
+
+
+def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_path, ranks):
+    out, logs = tmp_path / "two", tmp_path / "logs"
+    logs.mkdir()
+    ranks(RANK, 2, logs, *student_command(packed, teacher, out, "--json"))
+    output = [(logs / str(rank)).read_text() for rank in (0, 1)]
     # Two processes that did not know of each other would both print.
-    assert json.loads(output["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and output["stdout"][1] == ""
+    assert json.loads(output[0].strip().splitlines()[-1])["epoch"] == 1 and output[1] == ""
     # Every sample's row was written each epoch, whichever rank saw the sample, though only rank 0 wrote the checkpoint.
     state = load_newest(out / "checkpoints").model
     from contrastill.core.crd.loss import CRDLoss

@@ -2,11 +2,10 @@
 go on.
 """
 
-import os
 import signal
 import socket
-import subprocess
-import sys
+
+import pytest
 
 from contrastill.cli.main import main
 from contrastill.core.run import Run
@@ -28,14 +27,19 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-def start(rank, port, arguments, number=0):
+@pytest.fixture
+def start(forked):
     """One of two processes that know of each other as under SLURM: no launcher ends the one when the other dies."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true",
-        "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank),
-                   "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}  # fmt: skip
-    program = ["-c", SIGNALLED, str(int(number)), "5"] if number else ["-m", "contrastill"]
-    return subprocess.Popen([sys.executable, *program, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+
+    def process(rank, port, arguments, number=0):
+        environment = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        environment = {name: str(value) for name, value in environment.items()}
+        if number:
+            return forked(int(number), 5, *arguments, script=SIGNALLED, environment=environment)
+        return forked(*arguments, environment=environment)
+
+    return process
 
 
 def free_port():
@@ -44,15 +48,15 @@ def free_port():
         return one.getsockname()[1]
 
 
-def test_a_killed_process_stops_the_other_and_one_alone_goes_on(short_training, tmp_path, capsys):
+def test_a_killed_process_stops_the_other_and_one_alone_goes_on(short_training, tmp_path, start):
     out, port = tmp_path / "two", free_port()
     processes = [start(rank, port, [*short_training, f"out={out}"], signal.SIGKILL if rank else 0) for rank in (0, 1)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert processes[1].returncode == -signal.SIGKILL
-    assert processes[0].returncode == 1 and "Traceback" not in errors[0]
+    assert [process.wait(120) for process in processes] == [1, -signal.SIGKILL]
+    errors = processes[0].errors.read_text()
+    assert "Traceback" not in errors
     assert (
         "contrastill: another process of this training ended: its own output says why; the same command goes on from"
-        in errors[0]
+        in errors
     )
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000004"
     # Another number of processes: batches are shared out anew, and a position is in batches of all.
@@ -60,7 +64,7 @@ def test_a_killed_process_stops_the_other_and_one_alone_goes_on(short_training, 
     assert [row["epoch"] for row in Run(out).history()] == list(range(3)) and Run(out).history()[-1]["step"] == 9
 
 
-def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_path):
+def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_path, start):
     port = free_port()
     processes = [
         start(
@@ -71,10 +75,10 @@ def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_
         )
         for rank in (0, 1)
     ]
-    errors = processes[0].communicate(timeout=120)[1]
+    assert processes[0].wait(120) == 1
     processes[1].kill()
-    processes[1].communicate()
-    assert processes[0].returncode == 1 and "Traceback" not in errors
+    errors = processes[0].errors.read_text()
+    assert "Traceback" not in errors
     assert (
         "another process of this training sent nothing for train.timeout_minutes=0.1 minutes: raise it if a "
         "process may be busy" in errors

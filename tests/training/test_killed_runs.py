@@ -1,10 +1,7 @@
 """A run that is killed again and again ends in the same bits as one that was not; SIGTERM saves and exits."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from safetensors.torch import load_file
@@ -13,13 +10,22 @@ from contrastill.cli.main import main
 from contrastill.training.checkpoint import checkpoints
 from helpers.paths import HELPERS
 
-DYING = HELPERS / "dying.py"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+DYING = f"import runpy; runpy.run_path({str(HELPERS / 'dying.py')!r}, run_name='__main__')"
 TIMES = ("seconds", "samples_per_second")
 
 
 @pytest.fixture(scope="module")
-def command(four_classes, tmp_path_factory):
+def run(forked):
+    def start(point, arguments, out):
+        """The exit code and what was printed; a negative code is the signal that killed it."""
+        process = forked(point, *arguments, f"out={out}", script=DYING) if point else forked(*arguments, f"out={out}")
+        return process.wait(), process.errors.read_text()
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def command(four_classes, tmp_path_factory, run):
     """A training of 3 epochs of 3 batches, a checkpoint every 2 steps, with CRD's banks and draws; and a run of it that
     was never killed.
     """
@@ -43,29 +49,9 @@ def command(four_classes, tmp_path_factory):
         f"teachers.0.weights={teacher}", "student.model=resnet8",
                  "objectives.crd.negatives=sampled", "objectives.crd.num_negatives=8", "train.epochs=3",
                  "train.batch_size=16", "train.checkpoint_every_steps=2"]  # fmt: skip
-    # A subprocess too: the number of threads may change bits.
-    assert (
-        subprocess.run(
-            [sys.executable, "-m", "contrastill", *arguments, f"out={folder / 'whole'}", "-q"],
-            env=ENVIRONMENT,
-            cwd=folder,
-        ).returncode
-        == 0
-    )
+    # A process of its own too: the number of threads may change bits.
+    assert run(None, [*arguments, "-q"], folder / "whole")[0] == 0
     return arguments, folder / "whole"
-
-
-def run(point, arguments, out):
-    """The exit code and what was said; a negative code is the signal that killed it."""
-    program = [str(DYING), point] if point else ["-m", "contrastill"]
-    done = subprocess.run(
-        [sys.executable, *program, *arguments, f"out={out}"],
-        env=ENVIRONMENT,
-        cwd=out.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return done.returncode, done.stderr
 
 
 def assert_same_run(one, other):
@@ -86,7 +72,7 @@ def assert_same_run(one, other):
     assert rows[0] == rows[1]
 
 
-def test_killed_at_many_points_of_one_run(command, tmp_path):
+def test_killed_at_many_points_of_one_run(command, run, tmp_path):
     arguments, whole = command
     out = tmp_path / "killed"
     # In turn: before any checkpoint, amid the files of one, between a step and its checkpoint, with a row written and
@@ -99,7 +85,7 @@ def test_killed_at_many_points_of_one_run(command, tmp_path):
     assert_same_run(whole, out)
 
 
-def test_sigterm_saves_and_exits(command, tmp_path):
+def test_sigterm_saves_and_exits(command, run, tmp_path):
     arguments, whole = command
     out = tmp_path / "stopped"
     code, output = run("term:5", arguments, out)
@@ -111,7 +97,7 @@ def test_sigterm_saves_and_exits(command, tmp_path):
     assert_same_run(whole, out)
 
 
-def test_a_killed_run_with_averaging_clipping_mixing_and_balancing(command, tmp_path):
+def test_a_killed_run_with_averaging_clipping_mixing_and_balancing(command, run, tmp_path):
     """What is off by default: the moving average, limits of the gradient, mixed samples, balanced classes."""
     arguments = [argument for argument in command[0] if not argument.startswith("objectives.crd.")]
     arguments += ["objectives.crd=null", "objectives.kd.weight=1", "train.ema=0.9", "train.clip_norm=0.5"]

@@ -154,11 +154,10 @@ def test_imports_are_read_off_all_sources():
 
 
 def test_imports_are_relative_and_lead_to_a_module():
+    modules = {*sources().modules(), "contrastill", "contrastill.datasets"}
     for entry in sources().imports():
         assert entry.relative, f"{entry.importer}: {entry.imported} is imported by its full name"
-        assert entry.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, (
-            f"{entry.importer} imports {entry.imported}"
-        )
+        assert entry.imported in modules, f"{entry.importer} imports {entry.imported}"
 
 
 def test_imports_go_one_way():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -114,6 +115,10 @@ class Picture:
         except Exception as error:
             raise DamagedImage(self.path, reason_of(error)) from error
         return upright(pixels, self._orientation)
+
+    def digest(self) -> int:
+        """64 bits that stand for the file's bytes."""
+        return int.from_bytes(hashlib.blake2b(self._bytes, digest_size=8).digest(), "little")
 
     def brightest(self) -> int:
         """The greatest value in the file, before it is scaled."""

@@ -3,7 +3,8 @@
 A folder holds a folder for each list of files and size. In it ``index.npy`` says of each picture where its pixels are;
 each process that decodes one appends it to a file of its own, ``part-N.rgb``. A picture is entered in the index after
 its pixels are on the disk, so that a process that is killed leaves nothing half-written behind, and processes and runs
-may fill and read one folder at a time.
+may fill and read one folder at a time. It also has a stamp of the file, by inode and time of change, and a digest of
+its bytes: where the stamp is another, as of a copy, the bytes are compared, and a replaced file is decoded anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
@@ -32,7 +34,7 @@ from .images import DecodedPicture, Picture
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 # part 0: the picture is not there yet. height and width are those kept, full_height and full_width the picture's own.
 _ENTRY = np.dtype(
     [
@@ -41,12 +43,15 @@ _ENTRY = np.dtype(
         ("width", "<u4"),
         ("full_height", "<u4"),
         ("full_width", "<u4"),
+        ("stamp", "<u8"),
+        ("digest", "<u8"),
         ("part", "<u4"),
     ]
 )
 # Pictures that are written, and seconds that pass, before they are brought to the disk and entered.
 _AT_ONCE, _SECONDS = 64, 1.0
-_SAMPLED = 16  # pictures that the size of all is estimated from
+# Pictures from which the size of all is estimated, and by whose bytes sets of one listing are told apart.
+_SAMPLED = 16
 
 
 class DecodedPictures:
@@ -69,6 +74,7 @@ class DecodedPictures:
     def __init__(self, pictures: PictureSource, folder: str | os.PathLike, short: int) -> None:
         self.pictures, self.short = pictures, short
         about = {"version": _VERSION, "short": short, "pictures": len(pictures.files), "files": pictures.listing()}
+        about["contents"] = [f"{picture.digest():016x}" for picture in self._sampled()]
         self.folder = Path(folder).expanduser() / text_hash(json.dumps(about, sort_keys=True))[:16]
         self._forget()
         if not (self.folder / "index.npy").is_file():
@@ -90,6 +96,10 @@ class DecodedPictures:
         """Stands for the names and sizes of all files."""
         return self.pictures.listing()
 
+    def stamp(self, row: int) -> int:
+        """Stands for the file of a sample's picture."""
+        return self.pictures.stamp(row)
+
     def open(self, row: int) -> DecodedPicture:
         """The picture of a sample from the cache, decoded and kept first where it is not there.
 
@@ -104,8 +114,10 @@ class DecodedPictures:
                 return self._fill(row)
             if self._pending and time.monotonic() - self._flushed > _SECONDS:
                 self.flush()
-            offset, height, width, full_height, full_width, part = entry
+            offset, height, width, full_height, full_width, stamp, digest, part = entry
             pixels = self._mapped(part, offset, (height, width, 3))
+        if stamp != self.pictures.stamp(row) and (picture := self._opened(row)).digest() != digest:
+            return self._changed(picture)
         return DecodedPicture(os.fsdecode(self.files[row]), full_height, full_width, pixels)
 
     def num_cached(self) -> int:
@@ -114,15 +126,8 @@ class DecodedPictures:
 
     def estimated_bytes(self) -> int:
         """What all pictures will take, from the sizes of a few."""
-        count, sizes = len(self.files), []
-        # A copy, whose open files are closed with it.
-        pictures = copy(self.pictures)
-        for place in range(min(count, _SAMPLED)):
-            with suppress(ContrastillError):  # damage is reported where the picture is read
-                picture = pictures.open(place * count // min(count, _SAMPLED))
-                height, width = cached_size(picture.height, picture.width, self.short)
-                sizes.append(3 * height * width)
-        return round(count * float(np.mean(sizes))) if sizes else 0
+        sizes = [cached_size(picture.height, picture.width, self.short) for picture in self._sampled()]
+        return round(len(self.files) * 3 * float(np.mean(np.prod(sizes, axis=1)))) if sizes else 0
 
     def flush(self) -> None:
         """Bring what this process decoded to the disk and enter it in the index."""
@@ -156,7 +161,7 @@ class DecodedPictures:
         self._entries: np.ndarray | None = None
         self._maps: dict[int, np.ndarray] = {}
         self._writer: Any = None
-        self._part = 0
+        self._part, self._told = 0, False
         self._pending: dict[int, tuple[int, ...]] = {}
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
@@ -166,7 +171,7 @@ class DecodedPictures:
             # In a fork the parent's files are not to be written to.
             self._forget()
         if self._entries is None:
-            self._entries = _opened(self.folder / "index.npy", len(self.files))
+            self._entries = _entries(self.folder / "index.npy", len(self.files))
         return self._entries
 
     def _mapped(self, part: int, offset: int, shape: tuple[int, int, int]) -> Tensor:
@@ -182,9 +187,33 @@ class DecodedPictures:
             mapped = self._maps[part] = np.memmap(path, np.uint8, "c", shape=(size,))
         return torch.from_numpy(mapped[offset:end].reshape(shape))
 
+    def _sampled(self) -> Iterator[Picture]:
+        """A few pictures, evenly spaced; damage is reported where a picture is read."""
+        count = min(len(self.files), _SAMPLED)
+        # A copy, whose open files are closed with it.
+        pictures = copy(self.pictures)
+        for place in range(count):
+            with suppress(ContrastillError):
+                yield _file(pictures.open(place * len(self.files) // count))
+
+    def _opened(self, row: int) -> Picture:
+        return _file(self.pictures.open(row))
+
+    def _changed(self, picture: Picture) -> DecodedPicture:
+        """A picture whose file was replaced since it was cached: from the file, each time it is read."""
+        if not self._told:
+            self._told = True
+            log.warning(
+                "%s was replaced since it was cached in %s, and is decoded each time it is read, as are other such "
+                "files: remove that folder to cache all anew",
+                picture.path, self.folder,
+            )  # fmt: skip
+        return DecodedPicture(picture.path, picture.height, picture.width, decoded(picture, self.short))
+
     def _fill(self, row: int) -> DecodedPicture:
-        picture = self.pictures.open(row)
-        assert isinstance(picture, Picture), "a cache reads files"
+        # Before its bytes are read: a file that is replaced meanwhile has another stamp.
+        stamp = self.pictures.stamp(row)
+        picture = self._opened(row)
         pixels = decoded(picture, self.short)
         if self._writer is None:
             self._part, self._writer = _new_part(self.folder)
@@ -199,7 +228,9 @@ class DecodedPictures:
                 "there; name a folder on another disk, or leave data.decoded_cache out"
             ) from error
         height, width, _ = pixels.shape
-        self._pending[row] = (offset, height, width, picture.height, picture.width, self._part)
+        self._pending[row] = (
+            offset, height, width, picture.height, picture.width, stamp, picture.digest(), self._part,
+        )  # fmt: skip
         if len(self._pending) >= _AT_ONCE or time.monotonic() - self._flushed > _SECONDS:
             self.flush()
         return DecodedPicture(picture.path, picture.height, picture.width, pixels)
@@ -255,7 +286,12 @@ def decoded(picture: Picture, short: int) -> Tensor:
     return resized(picture.pixels(reduction(min(picture.height, picture.width), 2 * short)), *size).contiguous()
 
 
-def _opened(path: Path, count: int) -> np.ndarray:
+def _file(picture: Picture | DecodedPicture) -> Picture:
+    assert isinstance(picture, Picture), "a cache reads files"
+    return picture
+
+
+def _entries(path: Path, count: int) -> np.ndarray:
     try:
         entries = np.load(path, mmap_mode="r+", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from ...core.errors import ContrastillError
 from .camera import view_camera
 from .corrupted import PatchedBatch, StandIns
 from .file_views import LABELS, FileViews, transform_seed
-from .fingerprint import file_sizes, listing_hash
+from .fingerprint import file_sizes, file_stamp, listing_hash
 from .images import DamagedImage, DecodedPicture, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
@@ -91,6 +91,10 @@ class PictureSource(Protocol):
         """Stands for the names and sizes of all files."""
         ...
 
+    def stamp(self, row: int) -> int:
+        """Stands for the file that holds the picture of a sample, see :func:`~.fingerprint.file_stamp`."""
+        ...
+
 
 class PictureFiles:
     """Opens pictures by their paths.
@@ -109,6 +113,9 @@ class PictureFiles:
 
     def listing(self) -> str:
         return listing_hash(self.files, file_sizes(self.root, self.files))
+
+    def stamp(self, row: int) -> int:
+        return file_stamp(os.path.join(self.root, self.files[row]))
 
 
 class Images(Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -122,6 +123,10 @@ class Picture:
         if jpeg and reduce > 1:
             image.draft(image.mode, (max(1, image.width // reduce), max(1, image.height // reduce)))
         return _rgb(image)
+
+    def digest(self) -> int:
+        """64 bits that stand for the file's bytes."""
+        return int.from_bytes(hashlib.blake2b(self._bytes, digest_size=8).digest(), "little")
 
     def brightest(self) -> int:
         """The greatest value in the file, before it is scaled."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .fingerprint import listing_hash
+from .fingerprint import file_stamp, listing_hash
 from .images import DamagedImage, Picture, reason_of
 from .tar_index import TarIndex
 
@@ -54,6 +54,9 @@ class TarPictures:
 
     def listing(self) -> str:
         return listing_hash(self.files, self.index.size)
+
+    def stamp(self, row: int) -> int:
+        return file_stamp(self.shards[int(self.index.shard[row])])
 
     def _tar(self, shard: int) -> _Tar:
         """The tar, open in this process; of many, those that were used last."""

@@ -2,9 +2,12 @@
 next, is the same to the bit; a picture that is not larger than needed is as without a cache.
 """
 
+import io
 import json
 import multiprocessing
+import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -143,6 +146,65 @@ def test_other_files_and_sizes_have_caches_of_their_own(folder, tmp_path):
     Image.new("RGB", (30, 30)).save(folder / "train" / "a" / "new.png")
     split_of(folder, **options)
     assert len([*(tmp_path / "cache").iterdir()]) == 4
+
+
+def _bitmaps(root, count=40, seed=0):
+    """Pictures whose files are all of one size, in two folders, as a list of names."""
+    generator = np.random.default_rng(seed)
+    files = [f"{'ab'[number % 2]}/{number:02d}.bmp" for number in range(count)]
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(root / name)
+    return PictureFiles(root, files)
+
+
+def _shards(root, count=40, seed=0):
+    """The same in a tar."""
+    pictures = _bitmaps(root / f"files-{seed}", count, seed)
+    (root / "train").mkdir(exist_ok=True)
+    with tarfile.open(root / "train" / "a-0.tar", "w") as tar:
+        for number, name in enumerate(pictures.files.tolist()):
+            tar.add(root / f"files-{seed}" / name.decode(), f"{number:02d}.bmp")
+            label = tarfile.TarInfo(f"{number:02d}.cls")
+            label.size = 1
+            tar.addfile(label, io.BytesIO(b"0"))
+    shards = DATASETS["webdataset"]
+    return shards(shards.Options(path=str(root), train="train/*.tar", size=8)).open("train").pictures
+
+
+def _cached(pictures, folder):
+    cache = DecodedPictures(pictures, folder, 8)
+    values = [cache.open(row).pixels() for row in range(len(pictures.files))]
+    cache.flush()
+    return values
+
+
+@pytest.mark.parametrize("make", [_bitmaps, _shards])
+def test_files_of_the_same_names_and_sizes_are_not_taken_for_others(make, tmp_path):
+    first = make(tmp_path / "one", seed=0)
+    _cached(first, tmp_path / "cache")
+    if make is _bitmaps:
+        other = make(tmp_path / "two", seed=1)  # another folder
+        assert same(_cached(other, tmp_path / "cache"), [other.open(row).pixels() for row in range(40)])
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*.*")}
+    first = make(tmp_path / "one", seed=2)  # all replaced in place, as of the same time
+    for path, time in times.items():
+        os.utime(path, ns=(time, time))
+    assert same(_cached(first, tmp_path / "cache"), [first.open(row).pixels() for row in range(40)])
+
+
+def test_a_replaced_picture_is_decoded_anew_and_a_copy_is_the_same(tmp_path, caplog):
+    pictures, cache = _bitmaps(tmp_path / "one"), tmp_path / "cache"
+    values = _cached(pictures, cache)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    assert same(_cached(PictureFiles(tmp_path / "copy", [n.decode() for n in pictures.files]), cache), values)
+    assert len([*cache.iterdir()]) == 1 and len([*cache.rglob("part-*.rgb")]) == 1 and not caplog.records
+    os.replace(tmp_path / "copy" / "b" / "01.bmp", tmp_path / "one" / "b" / "01.bmp")  # the same bytes
+    os.replace(tmp_path / "copy" / "b" / "03.bmp", tmp_path / "one" / "b" / "09.bmp")  # neither is sampled
+    values[9] = values[3]
+    assert same(_cached(pictures, cache), values)
+    assert len([*cache.iterdir()]) == 1 and len(caplog.records) == 1
+    assert "b/09.bmp was replaced since it was cached in" in caplog.text and "remove that folder" in caplog.text
 
 
 def test_what_is_wrong_is_one_sentence(folder, tmp_path, monkeypatch):

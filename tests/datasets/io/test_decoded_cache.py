@@ -17,8 +17,9 @@ from PIL import Image
 from contrastill import ContrastillError, UsageError
 from contrastill.cli.main import main
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.io import decoded_cache
+from contrastill.datasets.io import decoded_store
 from contrastill.datasets.io.decoded_cache import DecodedPictures
+from contrastill.datasets.io.decoded_store import DecodedStore
 from contrastill.datasets.io.file_views import resized
 from contrastill.datasets.io.file_workers import PictureFiles
 from contrastill.datasets.io.images import Picture
@@ -88,7 +89,7 @@ def test_a_picture_that_is_not_larger_than_needed_is_as_without(folder, tmp_path
 def test_what_is_cached_is_the_picture_resized_and_upright(folder, tmp_path):
     files = PictureFiles(folder, [f"train/a/{number}.jpg" for number in range(len(SIZES))])
     cache = DecodedPictures(files, tmp_path / "cache", 32)
-    assert cache.num_cached() == 0
+    assert cache.store.num_cached() == 0
     for row in range(len(SIZES)):
         kept, picture = cache.open(row), Picture(folder / f"train/a/{row}.jpg")
         assert (kept.height, kept.width) == (picture.height, picture.width)
@@ -99,9 +100,9 @@ def test_what_is_cached_is_the_picture_resized_and_upright(folder, tmp_path):
         expected = resized(picture.pixels(), *pixels.shape[:2])
         assert (pixels.float() - expected.float()).abs().max() <= 1
     assert kept.height == 120 and pixels.shape == (76, 32, 3)
-    cache.flush()
-    assert cache.num_cached() == len(SIZES)
-    total = sum(path.stat().st_size for path in cache.folder.glob("part-*.rgb"))
+    cache.store.flush()
+    assert cache.store.num_cached() == len(SIZES)
+    total = sum(path.stat().st_size for path in cache.store.folder.glob("part-*.raw"))
     assert cache.estimated_bytes() == total  # so few are all looked at
 
 
@@ -109,7 +110,7 @@ def _fill(files, folder, rows):
     cache = DecodedPictures(files, folder, 32)
     for row in rows:
         cache.open(row)
-    cache.flush()
+    cache.store.flush()
 
 
 def test_processes_fill_one_cache_and_a_killed_one_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
@@ -124,17 +125,17 @@ def test_processes_fill_one_cache_and_a_killed_one_leaves_nothing_half_written(f
         process.join()
         assert process.exitcode == 0
     cache, alone = DecodedPictures(files, tmp_path / "cache", 32), DecodedPictures(files, tmp_path / "other", 32)
-    assert cache.num_cached() == 10 and cache.folder.name == alone.folder.name
+    assert cache.store.num_cached() == 10 and cache.store.folder.name == alone.store.folder.name
     for row in range(10):
         assert torch.equal(cache.open(row).pixels(), alone.open(row).pixels())
     # What was decoded and not yet entered is decoded again.
-    monkeypatch.setattr(DecodedPictures, "flush", lambda self: None)
+    monkeypatch.setattr(DecodedStore, "flush", lambda self: None)
     lost = DecodedPictures(files, tmp_path / "killed", 32)
     lost.open(0), lost.open(0)
     monkeypatch.undo()
     after = DecodedPictures(files, tmp_path / "killed", 32)
-    assert after.num_cached() == 0 and torch.equal(after.open(0).pixels(), cache.open(0).pixels())
-    assert len([*after.folder.glob("part-*.rgb")]) == 2
+    assert after.store.num_cached() == 0 and torch.equal(after.open(0).pixels(), cache.open(0).pixels())
+    assert len([*after.store.folder.glob("part-*.raw")]) == 2
 
 
 def test_other_files_and_sizes_have_caches_of_their_own(folder, tmp_path):
@@ -175,7 +176,7 @@ def _shards(root, count=40, seed=0):
 def _cached(pictures, folder):
     cache = DecodedPictures(pictures, folder, 8)
     values = [cache.open(row).pixels() for row in range(len(pictures.files))]
-    cache.flush()
+    cache.store.flush()
     return values
 
 
@@ -198,7 +199,7 @@ def test_a_replaced_picture_is_decoded_anew_and_a_copy_is_the_same(tmp_path, cap
     values = _cached(pictures, cache)
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     assert same(_cached(PictureFiles(tmp_path / "copy", [n.decode() for n in pictures.files]), cache), values)
-    assert len([*cache.iterdir()]) == 1 and len([*cache.rglob("part-*.rgb")]) == 1 and not caplog.records
+    assert len([*cache.iterdir()]) == 1 and len([*cache.rglob("part-*.raw")]) == 1 and not caplog.records
     os.replace(tmp_path / "copy" / "b" / "01.bmp", tmp_path / "one" / "b" / "01.bmp")  # the same bytes
     os.replace(tmp_path / "copy" / "b" / "03.bmp", tmp_path / "one" / "b" / "09.bmp")  # neither is sampled
     values[9] = values[3]
@@ -217,16 +218,16 @@ def test_what_is_wrong_is_one_sentence(folder, tmp_path, monkeypatch):
     (folder / "train" / "a" / "0.jpg").unlink()
     full = split_of(folder, **options)
     epochs(full)
-    full.pictures.flush()
-    part = next(full.pictures.folder.glob("part-*.rgb"))
+    full.pictures.store.flush()
+    part = next(full.pictures.store.folder.glob("part-*.raw"))
     part.write_bytes(b"")
-    with pytest.raises(ContrastillError, match=r"part-\d+\.rgb of data\.decoded_cache is damaged or gone: remove"):
+    with pytest.raises(ContrastillError, match=r"part-\d+\.raw of data\.decoded_cache is damaged or gone: remove"):
         epochs(split_of(folder, **options))
-    (full.pictures.folder / "index.npy").write_bytes(b"no index")
+    (full.pictures.store.folder / "index.npy").write_bytes(b"no index")
     with pytest.raises(ContrastillError, match=r"index\.npy is no index of data\.decoded_cache"):
         split_of(folder, **options)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(decoded_cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(decoded_store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UsageError, match=r"takes about .* kB for 9 pictures of 55 pixels .* and 1 kB are free"):
         split_of(folder, decoded_cache=str(tmp_path / "other"))
 

@@ -21,7 +21,7 @@ from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
-from .io.view_options import PictureOptions
+from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ImageFolder:
             seem to be splits under other names.
     """
 
-    class Options(PictureOptions):
+    class Options(FileOptions):
         path: str = Field(description="the folder")
         size: Side = Field(224, description="side in pixels of the images")
         test_fraction: float = Field(

@@ -29,6 +29,7 @@ from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
 from .io.pairs import PairOptions, open_pairs
 from .io.values import NO_LABEL, LabelRule
+from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,12 @@ class PairedFolder:
     What is held out is decided by a hash of the path, as in ``image_folder``.
 
     Raises:
-        UsageError: No such folder, one modality alone, no files, a partner missing, a kind of file that is not read.
+        UsageError: No such folder, one modality alone, no files, a partner missing, a kind of file that is not read; a
+            cache that cannot be written or that the disk has no room for.
         ContrastillError: A file is damaged, or not as large as its partners, or holds what its modality cannot be.
     """
 
-    class Options(PairOptions):
+    class Options(PairOptions, FileOptions):
         path: str = Field(description="the folder")
         folders: dict[str, str] | None = Field(
             None,
@@ -108,7 +110,10 @@ class PairedFolder:
             where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names), options.channel
         )
         count = len(next(iter(files.values())))
-        return open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
+        opened = open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
+        if options.decoded_cache is not None:
+            reader.cache_in(options.decoded_cache)
+        return opened
 
     def _class_names(self) -> list[str] | None:
         path = self.root / "classes.txt"

@@ -21,7 +21,7 @@ from .io.file_splits import FileSplit
 from .io.tar_index import TarIndex, tar_index
 from .io.tar_pictures import TarPictures
 from .io.values import warn_of_gaps
-from .io.view_options import PictureOptions
+from .io.view_options import FileOptions
 
 _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, test/*.tar or val/*.tar beside it"
 
@@ -46,7 +46,7 @@ class WebDataset:
             second dot, or has two classes.
     """
 
-    class Options(PictureOptions):
+    class Options(FileOptions):
         path: str = Field(description="the folder that holds the shards")
         train: str | None = Field(
             None,

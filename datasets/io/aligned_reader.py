@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import ContrastillError
-from .array_files import Content, blends, is_image, read_pair
+from .array_files import Content, blends, is_image, read_file, read_pair
 from .file_views import LABELS
 from .images import DamagedImage, Picture, warn_of_scaling
 from .values import LabelRule, number_kind
@@ -38,6 +38,7 @@ class AlignedReader(ABC):
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
         self._sampled_rows: list[int] = []
+        self._sample_bytes = 0.0
 
     @abstractmethod
     def listing(self) -> str:
@@ -46,6 +47,10 @@ class AlignedReader(ABC):
     @abstractmethod
     def _paths(self, row: int) -> dict[str, Path]:
         """The files of a sample, or where its contents are from."""
+
+    def _file(self, row: int, path: Path, name: str, content: Content | None) -> tuple[np.ndarray, int]:
+        """The values of one modality of a sample, and the EXIF orientation by which they were turned."""
+        return read_file(path, name, self.channel, content, self.labels.void)
 
     def _contents(self, row: int) -> Mapping[str, Content] | None:
         """Of a sample, where they are not in files of their own."""
@@ -78,6 +83,7 @@ class AlignedReader(ABC):
                 self.labels.warn_of_void([sample[LABELS]], self._paths(row)[LABELS].parent)
             samples.append(self._checked(row, sample))
             self._sampled_rows.append(row)
+        self._sample_bytes = float(np.mean([sum(values.nbytes for values in sample.values()) for sample in samples]))
         return samples
 
     def _note_sizes(self, sample: Mapping[str, np.ndarray]) -> None:
@@ -119,14 +125,13 @@ class AlignedReader(ABC):
         return self._checked(row, self._stored(row))
 
     def _stored(self, row: int) -> dict[str, np.ndarray]:
+        contents = self._contents(row)
+
+        def read(path: Path, name: str) -> tuple[np.ndarray, int]:
+            return self._file(row, path, name, None if contents is None else contents[name])
+
         try:
-            return read_pair(
-                self._paths(row),
-                self._contents(row),
-                other_sizes=self._sizes is None,
-                channel=self.channel,
-                void=self.labels.void,
-            )
+            return read_pair(self._paths(row), read, other_sizes=self._sizes is None)
         except DamagedImage as error:
             raise DamagedImage(
                 error.path, error.reason, f"{error.remedy}, or set data.skip_corrupted=true", error.kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
 from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
-_HIGHEST_LABEL = 255
+HIGHEST_LABEL = 255
 Content = bytes | np.ndarray
 """Of a file that has been read already: the bytes of an image file, or an array."""
 # What Pillow may take the contents of a file for, whatever its name.
@@ -27,33 +27,23 @@ _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP")
 
 
 def read_pair(
-    files: Mapping[str, Path],
-    contents: Mapping[str, Content] | None = None,
-    *,
-    other_sizes: bool = False,
-    channel: str | None = None,
-    void: int | None = None,
+    files: Mapping[str, Path], read: Callable[[Path, str], tuple[np.ndarray, int]], *, other_sizes: bool = False
 ) -> dict[str, np.ndarray]:
     """One sample: the files of all its modalities.
 
     Args:
         files: Modality -> its file, or where its content is from, for messages.
-        contents: Modality -> what has been read already: the bytes of an image file, or an array.
+        read: Reads the file of a modality, as :func:`read_file` does.
         other_sizes: Whether they may differ in size, as long as all are of one ratio of sides: all show one picture.
-        channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channels`.
-        void: A further label that stands for none, in label maps of more than 8 bits.
 
     Raises:
         DamagedImage: One of them cannot be read.
         ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
     """
-    read = {
-        name: _read(path, name, channel, None if contents is None else contents[name], void)
-        for name, path in files.items()
-    }
+    contents = {name: read(path, name) for name, path in files.items()}
     sample, turned = (
-        {name: values for name, (values, _) in read.items()},
-        {name: number for name, (_, number) in read.items()},
+        {name: values for name, (values, _) in contents.items()},
+        {name: number for name, (_, number) in contents.items()},
     )
     first, *others = sample
     for name in others:
@@ -98,7 +88,7 @@ def read_array(path: Path, modality: str) -> np.ndarray:
         DamagedImage: It is truncated, or not of the kind that its name says.
         ContrastillError: It holds what the modality cannot be, or what would not come out as it is stored.
     """
-    return _read(path, modality)[0]
+    return read_file(path, modality)[0]
 
 
 def is_image(path: Path, content: Content | None = None) -> bool:
@@ -114,14 +104,21 @@ def blends(path: Path, content: Content | None = None) -> bool:
         return lossy(image, encoded)
 
 
-def _read(
+def read_file(
     path: Path,
     modality: str,
     channel: str | None = None,
     content: Content | None = None,
     void: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """The values, and the EXIF orientation by which they were turned; 1: by none."""
+    """The values as :func:`read_array` has them, and the EXIF orientation by which they were turned; 1: by none.
+
+    Args:
+        path: The file, or where its content is from, for messages.
+        channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channels`.
+        content: What has been read already: the bytes of an image file, or an array.
+        void: A further label that stands for none, in label maps of more than 8 bits.
+    """
     suffix = path.suffix.lower()
     if content is None and suffix not in SUFFIXES:
         raise UsageError(
@@ -167,7 +164,7 @@ def _read(
 
 def _labels(path: Path, values: np.ndarray, void: int | None) -> np.ndarray:
     """uint8, if that is what they are; 0 for marks that 8 bits do not hold."""
-    marks = [*NEGATIVE_MARKS, *([] if void is None or void <= _HIGHEST_LABEL else [void])]
+    marks = [*NEGATIVE_MARKS, *([] if void is None or void <= HIGHEST_LABEL else [void])]
     values = np.where(np.isin(values, marks), values.dtype.type(0), values)
     if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
         high = values.max()
@@ -175,7 +172,7 @@ def _labels(path: Path, values: np.ndarray, void: int | None) -> np.ndarray:
         way = f"; data.void={high} if {high} stands for no label" if marked else ""
         raise ContrastillError(
             f"{path} holds {values.dtype} from {values.min():g} to {high:g}: labels are whole numbers, 0 "
-            f"(unlabelled) to {_HIGHEST_LABEL}{way}; more classes are read from a packed file"
+            f"(unlabelled) to {HIGHEST_LABEL}{way}; more classes are read from a packed file"
         )
     return values.astype(np.uint8)
 

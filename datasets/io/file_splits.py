@@ -22,7 +22,7 @@ from .file_workers import Images, Pairs, PictureSource, SampleReader
 from .images import Picture, warn_of_scaling
 from .joint_views import JointViews
 from .values import vectors_among
-from .view_options import PictureOptions, ViewOptions
+from .view_options import FileOptions, ViewOptions
 
 # Pictures whose headers are read when a split is opened.
 _PICTURES_READ = 8
@@ -134,7 +134,7 @@ class FileSplit(ReadSplit):
         skip = options.skip_corrupted
         if training:
             warn_of_scaling(_sample_pictures(pictures, len(pictures.files) if targets is None else len(targets)))
-        if isinstance(options, PictureOptions) and options.decoded_cache is not None:
+        if isinstance(options, FileOptions) and options.decoded_cache is not None:
             pictures = DecodedPictures(pictures, options.decoded_cache, views.needed_side)
         return cls(
             pictures,

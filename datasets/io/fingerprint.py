@@ -88,3 +88,13 @@ def file_stamp(path: str | bytes) -> int:
         return 0
     facts = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     return int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=8).digest(), "little")
+
+
+def file_digest(path: str | os.PathLike) -> int:
+    """64 bits that stand for a file's bytes; 0: it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+    except OSError:
+        return 0
+    return int.from_bytes(digest.digest(), "little")

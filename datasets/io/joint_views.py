@@ -179,8 +179,8 @@ class JointViews:
                     max(round((top + height) * down), first + 1),
                     max(round((left + width) * across), left_one + 1),
                 )
-                part = values[first:last, left_one:right_one]
-                cut[name] = resized(torch.from_numpy(np.ascontiguousarray(part)), *size)
+                # A copy, as of the others: transforms may write to it, and the values may be a cache's.
+                cut[name] = resized(torch.from_numpy(values[first:last, left_one:right_one].copy()), *size)
             else:
                 rows, columns = y, x
                 if values.shape[:2] != extent:

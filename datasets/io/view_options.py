@@ -59,12 +59,12 @@ class ViewOptions(BaseModel):
         return scale
 
 
-class PictureOptions(ViewOptions):
-    """Options of data sets of picture files."""
+class FileOptions(ViewOptions):
+    """Options of data sets of files that are decoded."""
 
     decoded_cache: str | None = Field(
         None,
-        description="folder that each picture is kept in once it is decoded, at the size that views need; data sets "
-        "and runs may share it",
+        description="folder that each file is kept in once it is decoded: a picture at the size that views need, of "
+        "aligned modalities all as stored; data sets and runs may share it",
         json_schema_extra=RESUMABLE,
     )

@@ -17,7 +17,7 @@ from PIL import Image
 from contrastill import ContrastillError, UsageError
 from contrastill.cli.main import main
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.io import decoded_store
+from contrastill.datasets.io import decoded_store, folder_reader
 from contrastill.datasets.io.decoded_cache import DecodedPictures
 from contrastill.datasets.io.decoded_store import DecodedStore
 from contrastill.datasets.io.file_views import resized
@@ -246,3 +246,126 @@ def test_a_training_reads_from_it_and_its_run_goes_on(folder, tmp_path, capsys):
     assert rows[0] == rows[1] and len(rows[0]) == 2
     assert main(["train", "teachers/rooms", "data.decoded_cache=x"]) == 2
     assert "data.decoded_cache" in capsys.readouterr().err
+
+
+H, W = 24, 32
+
+
+@pytest.fixture
+def sensors(tmp_path):
+    """Train and test of rgb as JPEG, depth of 16 bits, label maps and two channels of floats with NaN, of odd sizes in
+    bytes.
+    """
+    root, generator = tmp_path / "sensors", np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        for name in ("rgb", "depth", "semantics", "radar"):
+            (root / split / name).mkdir(parents=True)
+        for k in range(count):
+            _write_sample(root / split, f"{k:02}", generator)
+    return root
+
+
+def _write_sample(where, stem, generator, height=H, width=W):
+    pixels = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    picture.save(where / "rgb" / f"{stem}.jpg", quality=95)
+    depth = generator.integers(0, 65536, (height, width), dtype=np.uint16)
+    Image.fromarray(depth).save(where / "depth" / f"{stem}.png")
+    labels = generator.integers(0, 6, (height, width), dtype=np.uint8)
+    Image.fromarray(labels).save(where / "semantics" / f"{stem}.png")
+    radar = generator.normal(size=(height, width, 2)).astype(np.float32)
+    radar[generator.random((height, width)) < 0.2] = np.nan
+    np.save(where / "radar" / f"{stem}.npy", radar.astype(">f4") if int(stem) % 2 else radar)
+
+
+def sensors_of(root, split="train", **options):
+    data = DATASETS["paired_folder"]
+    return data(data.Options(path=str(root), **{"workers": 0, **options})).open(split)
+
+
+def batches(split, count=2, *, train=True, seed=3):
+    loader = split.loader(batch_size=6, device="cpu", seed=seed, train=train)
+    return [batch for k in range(count) for batch in loader.epoch(k)]
+
+
+def same_batches(ours, theirs):
+    """Whether they are the same to the bit, NaN too."""
+    return len(ours) == len(theirs) and all(
+        one.keys() == other.keys()
+        and all(one[name].dtype == other[name].dtype for name in one)
+        and all(one[name].numpy().tobytes() == other[name].numpy().tobytes() for name in one)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (16, 20), "color_jitter": 0.3, "intrinsics": (20.0, 20.0, 15.5, 11.5)},
+        {"crop": "none", "flip": False, "transforms": [{"name": "CoarseDropout", "p": 1.0}]},
+    ],
+)
+def test_batches_of_sensors_are_to_the_bit_those_without_a_cache(sensors, tmp_path, options, workers):
+    options = {**options, "workers": workers}
+    for split, train in (("train", True), ("test", False)):
+        plain = batches(sensors_of(sensors, split, **{**options, "workers": 0}), train=train)
+        assert {name: batch.dtype for name, batch in plain[0].items() if name in ("depth", "semantics")} == {
+            "depth": torch.float32, "semantics": torch.uint8,
+        }  # fmt: skip
+        # Filled, and then full.
+        for _ in range(2):
+            cached = sensors_of(sensors, split, decoded_cache=str(tmp_path / "cache"), **options)
+            assert same_batches(batches(cached, train=train), plain)
+    assert len([*(tmp_path / "cache").iterdir()]) == 2
+
+
+def test_files_of_sensors_are_decoded_once_with_their_values_and_dtype(sensors, tmp_path, monkeypatch, caplog):
+    with caplog.at_level("INFO"):
+        reader = sensors_of(sensors, decoded_cache=str(tmp_path / "cache")).samples
+    total = 20 * H * W * (3 + 2 + 1 + 2 * 4)
+    assert f"0 of 80 files of rgb, depth, radar, semantics are in {reader.store.folder}" in caplog.text
+    assert f"all take about {total / 1000:.3g} kB" in caplog.text
+    plain, stored = sensors_of(sensors).samples, {}
+    for row in range(20):
+        reader.read(row)
+    reader.store.flush()
+    assert reader.store.num_cached() == 80
+    again = sensors_of(sensors, decoded_cache=str(tmp_path / "cache")).samples
+    monkeypatch.setattr(folder_reader, "read_file", None)  # nothing is decoded any more
+    for row in range(20):
+        stored, expected = again.read(row), plain._stored(row)
+        for name, values in stored.items():
+            assert values.dtype == expected[name].dtype and values.shape == expected[name].shape
+            assert values.tobytes() == np.ascontiguousarray(expected[name]).tobytes()
+    assert stored["depth"].dtype == np.uint16 and np.isnan(stored["radar"]).any()
+    size = sum(path.stat().st_size for path in again.store.folder.glob("part-*.raw"))
+    assert total <= size <= total + 80 * 4
+
+
+def test_a_replaced_file_of_a_sensor_is_decoded_anew(sensors, tmp_path, caplog):
+    options = {"decoded_cache": str(tmp_path / "cache"), "size": (16, 20)}
+    full = batches(sensors_of(sensors, **options))
+    np.save(tmp_path / "new.npy", np.zeros((H, W, 2), np.float32))
+    os.replace(tmp_path / "new.npy", sensors / "train" / "radar" / "09.npy")  # of the same size, not sampled
+    changed = batches(sensors_of(sensors, **options))
+    assert not same_batches(changed, full) and same_batches(changed, batches(sensors_of(sensors, size=(16, 20))))
+    assert len([*(tmp_path / "cache").iterdir()]) == 1 and "09.npy was replaced since it was cached" in caplog.text
+    # A size that its partners do not have is refused as without a cache.
+    np.save(sensors / "train" / "radar" / "09.npy", np.zeros((W, H, 2), np.float32))
+    with pytest.raises(ContrastillError, match=r"09\.npy is 32×24 .*, its partner"):
+        batches(sensors_of(sensors, **options))
+
+
+def test_what_is_wrong_with_a_cache_of_sensors_is_one_sentence(sensors, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"decoded_cache=.*00\.png cannot be written \(.*\): name a folder that can"):
+        sensors_of(sensors, decoded_cache=str(sensors / "train" / "depth" / "00.png"))
+    options = {"decoded_cache": str(tmp_path / "cache")}
+    split = sensors_of(sensors, **options)
+    (sensors / "train" / "depth" / "01.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    with pytest.raises(ContrastillError, match=r"01\.png cannot be read as an image .* data\.skip_corrupted=true"):
+        batches(split)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(decoded_store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UsageError, match=r"about 53.8 kB for 20 files of rgb, .* of which 0 are .* 1 kB are free"):
+        sensors_of(sensors, "test", decoded_cache=str(tmp_path / "other"))

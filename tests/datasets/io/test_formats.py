@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.io.array_files import read_array, read_pair
+from contrastill.datasets.io.array_files import read_array, read_file, read_pair
 from contrastill.datasets.io.images import Picture
 from contrastill.datasets.io.user_samples import UserSamples
 
@@ -372,11 +372,11 @@ def test_orientation_is_applied_to_all_of_a_pair_or_refused(tmp_path, orientatio
     stored = {"rgb": colour, "depth": colour[:, :, 0].astype(np.uint16) * 300, "semantics": colour[:, :, 1]}
     for name, path in files.items():
         Image.fromarray(stored[name]).save(path, exif=exif)
-    for name, values in read_pair(files).items():
+    for name, values in read_pair(files, read_file).items():
         _same(values, np.ascontiguousarray(turn(stored[name])))
     files["depth"] = tmp_path / "depth.tif"
     Image.fromarray(stored["depth"]).save(files["depth"], exif=exif)
-    _same(read_pair(files)["depth"], np.ascontiguousarray(turn(stored["depth"])))
+    _same(read_pair(files, read_file)["depth"], np.ascontiguousarray(turn(stored["depth"])))
     for suffix, write in (
         ("png", lambda path: Image.fromarray(stored["depth"]).save(path)),
         ("npy", lambda path: np.save(path, stored["depth"])),
@@ -384,13 +384,13 @@ def test_orientation_is_applied_to_all_of_a_pair_or_refused(tmp_path, orientatio
         files["depth"] = tmp_path / f"plain.{suffix}"
         write(files["depth"])
         if orientation == 1:
-            read_pair(files)
+            read_pair(files, read_file)
         else:
             with pytest.raises(
                 ContrastillError,
                 match=rf"rgb.png has the EXIF orientation {orientation}, its partner \S+plain.{suffix} none, and which",
             ):
-                read_pair(files)
+                read_pair(files, read_file)
 
 
 def _pairs(root, depths, rgb=lambda path: Image.new("RGB", (4, 2), (9, 9, 9)).save(path), rgb_suffix="png"):

@@ -85,6 +85,10 @@ class ArrowPictures:
     def listing(self) -> str:
         return self.rows.listing()
 
+    def stamp(self, row: int) -> int:
+        """0: a table's cells are never replaced."""
+        return 0
+
 
 class ArrowReader(AlignedReader):
     """Reads aligned modalities, each from its column."""

@@ -88,7 +88,8 @@ class _ModalityFile:
 
     def decode(self) -> Decoded:
         values, turned = read_file(self.path, self.modality, self.channel, void=self.void)
-        return Decoded(values, *values.shape[:2], turned)
+        height, width = values.shape[:2]
+        return Decoded(values, height, width, turned)
 
     def __str__(self) -> str:
         return str(self.path)

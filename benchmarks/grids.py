@@ -237,6 +237,18 @@ GRIDS["contrast_ensemble"] = {
     },
 }
 
+# Weights that are not divided by the number of teachers, as KD's of cifar100_subset_ensemble.
+GRIDS["contrast_ensemble_sum"] = {
+    "schedule": COSINE,
+    "cells": {
+        **{cell: made for cell, made in GRIDS["contrast_ensemble"]["cells"].items() if cell.startswith("teacher_")},
+        **{
+            f"sum_{n}": contrast_of(n, "fresh_crd={weight: 0.8, teacher_map: whitened}", "wttm={weight: 1}")
+            for n in (1, 2, 4)
+        },
+    },
+}
+
 # A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from
 # scratch, all 100 classes at 64 pixels.
 LITE0 = [

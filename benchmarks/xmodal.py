@@ -84,6 +84,8 @@ GRIDS = {
             "dense_fresh": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096}}"], 3, ()),
             "dense_fresh_anchor": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096, anchor_weight: 1}}"], 3, ()),
             "fresh pooled": (["objectives.fresh_crd={weight: 1}"], 3, ()),
+            "fresh pooled, whitened": (["objectives.fresh_crd={weight: 1, teacher_map: whitened}"], 1, ()),
+            "fresh pooled, 40 epochs": (["objectives.fresh_crd={weight: 1}", *LONG], 1, ()),
             "hint (pooled), 40 epochs": (
                 ["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG],
                 3,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from functools import cache as cached
+from typing import Any
 
 import typer
 from typer.main import get_command
@@ -43,6 +45,12 @@ def _commands() -> None:
     """Keeps ``contrastill COMMAND`` a group of commands, however many there are."""
 
 
+@cached
+def _command() -> Any:
+    """All commands with their options, put together once in a process that calls :func:`main` again and again."""
+    return get_command(app)
+
+
 def _without_imports(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments without each ``--import MODULE`` or ``--import=MODULE``, and the modules."""
     others: list[str] = []
@@ -75,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments, plugins = _without_imports(arguments)
         request_plugins(plugins)
-        result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
+        result = _command().main(args=arguments, prog_name="contrastill", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         print(

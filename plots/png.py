@@ -117,8 +117,11 @@ def _scale(axes: Any, chart: Chart) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         low, high = axes.get_ylim()
         # Within a decade powers of ten alone would leave most values without a tick; over several, all others would
-        # overlap.
-        axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        # overlap, and each takes a thousandth of a second.
+        if high < 10 * low:
+            axes.yaxis.set_minor_formatter("{x:g}")
+        else:
+            axes.yaxis.minorticks_off()
     elif np.isfinite(chart.limits).all():
         low, high = axes.get_ylim()
         margin = 0.03 * (chart.limits[1] - chart.limits[0])

@@ -6,7 +6,7 @@ from PIL import Image
 
 from contrastill.cli.main import main
 
-SMALL = ["data.train_samples=128", "data.test_samples=64", "train.epochs=1", "evaluation.epochs=1"]
+SMALL = ["data.size=16", "data.train_samples=128", "data.test_samples=64", "train.epochs=1", "evaluation.epochs=1"]
 
 
 def test_demo_compares_teacher_and_students(tmp_path, capsys):

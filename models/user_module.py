@@ -114,10 +114,13 @@ class UserModule:
         else:
             embedding, maps = self._embedding(trace) or pooled, trace.all_maps()
         last = module.get_submodule(self.classifiers[-1]) if self.classifiers else None
-        if isinstance(last, nn.Linear):
-            self.num_logits = last.out_features
-        elif output.ndim == 2:
+        if output.ndim == 2:
             self.num_logits = output.shape[1]
+            # A convolution or a fixed projection makes the logits of what it gives: its rows are no classes.
+            if isinstance(last, nn.Linear) and last.out_features != self.num_logits:
+                self.classifiers = ()
+        elif isinstance(last, nn.Linear):
+            self.num_logits = last.out_features
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
 
     def _answer_for_each_position(self, taps: Taps, trace: Trace, shape: tuple[int, int, int]) -> None:

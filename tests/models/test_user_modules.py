@@ -50,6 +50,29 @@ class Auxiliary(Body):
         return logits.clone()
 
 
+class Convolved(Body):
+    """Classes by a convolution, after a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.classes_of = nn.Linear(8, 6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        return self.classes_of(self.fc(self.features(x))[:, :, None, None]).flatten(1)
+
+
+class Projected(Body):
+    """Codes of a linear layer, brought to classes by a fixed matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 7)
+        self.register_buffer("codes", torch.randn(7, 4, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return self.fc(self.features(x)) @ self.codes
+
+
 class Cosine(Body):
     def forward(self, x):
         return 10 * F.linear(F.normalize(self.features(x)), F.normalize(self.fc.weight))
@@ -99,6 +122,17 @@ class Places(Body):
 )
 def test_logits_are_not_taken_for_the_embedding(kind, tap):
     assert UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
+
+
+@pytest.mark.parametrize("kind", [Convolved, Projected])
+def test_classes_that_something_makes_of_a_linear_layer_are_as_many_as_it_returns(kind, data, tmp_path):
+    torch.manual_seed(0)
+    own = UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4)
+    assert own.num_logits == 4 and own.classifiers == () and own.taps.embedding == "input:fc"
+    contrastill.distill(
+        kind(), kind(), data, out=tmp_path / "run", objectives={"kd": {}, "fresh_crd": {}}, epochs=1, quiet=True
+    )
+    assert Run(tmp_path / "run").finished
 
 
 def test_a_backbone_that_ends_in_an_untrained_batchnorm_has_an_embedding():

@@ -47,6 +47,7 @@ class UserModule:
         data_classes: Number of classes of the data, where it has any.
 
     Attributes:
+        shape: As given.
         num_logits: Outputs of that layer, or D; of a prediction its channels; None where the output is neither.
         dense: Whether it answers for each position.
         classifiers: The name of that layer.
@@ -66,6 +67,7 @@ class UserModule:
         data_classes: int | None = None,
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
+        self.shape = shape
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "

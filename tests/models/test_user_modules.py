@@ -245,6 +245,33 @@ def test_a_student_is_loaded_into_a_compiled_module(data, tmp_path):
     assert torch.equal(compiled(images), plain(images))
 
 
+class Configured(Body):
+    """What its weights do not say: an activation, a factor, a buffer that is not saved."""
+
+    def __init__(self, activation=F.relu, factor=1.0, shift=0.0):
+        super().__init__()
+        self.activation, self.factor = activation, factor
+        self.register_buffer("shift", torch.full((), shift), persistent=False)
+
+    def forward(self, x):
+        return self.factor * self.fc(self.activation(self.norm(self.conv(x))).mean((2, 3))) + self.shift
+
+
+def test_a_module_that_answers_otherwise_than_the_trained_one_is_named(data, tmp_path, caplog):
+    run = tmp_path / "run"
+    contrastill.distill(None, Configured(F.gelu, 3.0, 0.5), data, out=run, epochs=1, quiet=True)
+    same = Configured(F.gelu, 3.0, 0.5)
+    contrastill.Student.from_run(run, module=same).save_pretrained(tmp_path / "hub")
+    contrastill.Student.from_pretrained(tmp_path / "hub", module=nn.DataParallel(Configured(F.gelu, 3.0, 0.5)))
+    contrastill.load_student(run, module=Configured(F.gelu, 3.0, 0.5).half())
+    assert "does not answer" not in caplog.text and not same.training
+    for number, options in enumerate([{}, {"factor": 1.0}, {"shift": 0.0}, {"activation": F.relu}]):
+        other = Configured(**{"activation": F.gelu, "factor": 3.0, "shift": 0.5} | options) if options else Configured()
+        contrastill.load_student(run, module=other)
+        assert caplog.text.count("Configured with the weights of") == number + 1
+    assert "does not answer as the network that was trained: pass module= with the same arguments" in caplog.text
+
+
 def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_classes, tmp_path, capsys):
     result = contrastill.distill(
         Keyword(),

@@ -55,7 +55,7 @@ def _class_map(value: Any) -> Any:
         fits = isinstance(value, (list, tuple)) and any(all(type(one) is kind for one in value) for kind in (int, str))
     if not fits or not value:
         names = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-        # What YAML reads of null, true and 3.
+        # What YAML reads of null, 1.5 and 3.
         other = next((json.dumps(name) for name in names if name is None or isinstance(name, (int, float))), None)
         quoted = "" if other is None else f"; a class that is called {other} is written in quotes"
         raise ValueError(

@@ -11,9 +11,11 @@ from typing import Any
 from ..compress.published import Figure
 from ..core.config.marks import changes_results
 from ..core.config.schema import RunConfig
+from ..core.run import Run
 from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.statistics import MeanStd, gap_closed, mean_std
 from ..core.weights import STUDENT as STUDENT_FILE
+from .evaluations import is_early
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
@@ -32,11 +34,20 @@ class Compared:
     def __init__(self, runs: RunFolders) -> None:
         self.groups = runs.groups
         self.configs = [(group, group.config) for group in runs.groups if group.config is not None]
-        self.evaluated = {
-            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in runs.groups
-        }
-        self.scores = {group.name: self._scores(group) for group in runs.groups}
         self.notes: dict[str, None] = {}  # in their order, each once
+        self.evaluated = {group.name: [self._rows(group, run) for run in group.runs] for group in runs.groups}
+        self.scores = {group.name: self._scores(group) for group in runs.groups}
+
+    def _rows(self, group: RunSeries, run: Run) -> list[dict[str, Any]]:
+        """Those of an evaluation; of a finished run not those that measured a checkpoint on the way, which is noted."""
+        rows = _evaluation(run.read_json("evaluation.json"))
+        early = [row for row in rows if row.get("role") == "student" and is_early(row)] if run.finished else []
+        if early:
+            self.notes[
+                f"What evaluation.json of {group.name} measured is left out, as it is of a {early[0]['weights']}, "
+                "before the training ended: evaluate it again"
+            ] = None
+        return [row for row in rows if row not in early]
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""

@@ -97,7 +97,7 @@ class ArgumentResolver:
                     f"data is a pair, and {part} in it a path: a path stands alone, as its folder or file holds both "
                     "splits; a pair is two datasets"
                 )
-            if isinstance(array, (np.ndarray, Tensor)) or type(array).__module__.startswith("pandas."):
+            if isinstance(array, (np.ndarray, Tensor)) or type(array).__module__.partition(".")[0] == "pandas":
                 whose = "" if pair[1] is None else "a pair, and one of it "
                 kind = f"{type(array).__name__} of shape {tuple(array.shape)}"
                 raise UsageError(f"data is {whose}a {kind}: {_AS_DATASET}")

@@ -18,11 +18,13 @@ import torch
 
 from ..core.classes import answer_as
 from ..core.config.loading import load_config, to_yaml
-from ..core.config.schema import DataConfig
+from ..core.config.schema import DataConfig, RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.registry import DATASETS
 from ..core.run import Run
+from ..core.run_data import compared_splits
 from ..core.split_checks import dataset_of
+from ..datasets.io.fingerprint import fingerprint
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .results import append_row, key_of, pack_bits, read_rows
@@ -41,14 +43,26 @@ def check(trainings: Sequence[Training]) -> None:
     """Read every config before anything is trained, and hold it against what is in its folder already.
 
     Raises:
-        UsageError: A key, a name or a value that is not allowed, or a folder that holds a run with other settings.
+        UsageError: A key, a name or a value that is not allowed, or a folder with a run of other settings or data.
     """
+    _open.cache_clear(), _facts.cache_clear()  # the file may be another since an earlier call
     for training in trainings:
         exists = Run(training.out).config.is_file()
         if training.seed == 0 or exists:
             config = load_config(training.config, training.overrides)
         if exists:
             Run(training.out).claim(to_yaml(config))
+            _check_data(Run(training.out), config)
+
+
+def _check_data(run: Run, config: RunConfig) -> None:
+    """Refuse other data: differences between trainings are paired by test images."""
+    for split, before in run.data_facts().items():
+        if split in compared_splits(config.train.validation) and before != _facts(_key(config.data), split):
+            raise UsageError(
+                f"the data in {config.data.path} changed since {run.path} was trained ({split} differs), and trainings "
+                "on other data do not compare: put the former data back, or choose another --out"
+            )
 
 
 class Grid:
@@ -295,6 +309,12 @@ def _open(key: str, name: str) -> Any:
     return dataset_of(
         dataset, options(**{key: value for key, value in values.items() if key in options.model_fields})
     ).open(name)
+
+
+@lru_cache(maxsize=8)
+def _facts(key: str, name: str) -> dict[str, Any]:
+    """The fingerprint of a split as a run's folder holds it."""
+    return json.loads(json.dumps(fingerprint(_open.__wrapped__(key, name))))
 
 
 @lru_cache(maxsize=64)

@@ -65,6 +65,8 @@ def _remedy(images: Tensor, channels: int, colours: bool) -> str:
         return "a batch has a first side, as images[None] has"
     if images.ndim == 3 and images.shape[2] == channels:
         return "a batch has a first side and channels come before the pixels, as in images.permute(2, 0, 1)[None]"
+    if images.ndim == 3 and channels == 1:
+        return "channels have a side of their own, as images[:, None] has"
     if images.ndim == 4 and images.shape[3] == channels:
         return "channels come first, as in images.permute(0, 3, 1, 2)"
     if images.ndim == 4 and colours and channels == 3 and images.shape[1] in (1, 4):

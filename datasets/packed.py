@@ -161,8 +161,8 @@ class Packed:
                 named = options.semantic_names != "classes"
                 labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows, named=named)
             camera = packed_camera(file, group, options)
-        if LABELS in images and augmented:
-            keep_labels(images[LABELS], options.label_fraction)
+        if augmented:
+            keep_labels(images.get(LABELS), options.label_fraction)
         flip = options.flip and augmented
         labelled: dict[str, Any] = {"num_classes": num_classes, "classes": classes, "semantic_classes": semantic}
         labelled |= {"targets": labels.targets, "label_vectors": labels.vectors}

@@ -81,7 +81,7 @@ def dense_scores(
         return None
     if note:
         warn(note)
-    measures = measure_dense(network, loader, accelerator)
+    measures = measure_dense(network, loader, accelerator, classes=labels.num_classes)
     assert isinstance(measures, DenseMeasures), "several channels are classes"
     ious = [None if math.isnan(iou) else round(iou, 4) for iou in measures.per_class_iou]
     return DenseScores(

@@ -17,6 +17,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
+from ..core.run_data import compared_splits, other_data
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
 from ..plots.metric_names import METRICS, headline
@@ -174,6 +175,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
         raise ContrastillError(f"there is nothing to draw: {'; '.join(why)}")
     for reason in why:
         warn(f"left out: {reason}")
+    _tell_data_apart(entries)
     if not any(entry.label for entry in entries):
         raise UsageError(
             "none of these runs has a teacher: name runs that were distilled, and baselines to compare them with"
@@ -182,6 +184,21 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
         _panel(student, [entry for entry in entries if entry.student == student], warn)
         for student in dict.fromkeys(entry.student for entry in entries)
     ]
+
+
+def _tell_data_apart(entries: Sequence[RunEntry]) -> None:
+    """Add to the settings of runs whose data were replaced under one path which of them they are of."""
+    seen: dict[str, list[Run]] = {}
+    for entry in entries:
+        validation = entry.settings.get("train.validation")
+        data = {key: value for key, value in entry.settings.items() if key.startswith("data.")}
+        run, splits = Run(entry.path), compared_splits(validation)
+        known = seen.setdefault(json.dumps([data, validation], sort_keys=True), [])
+        place = next((place for place, other in enumerate(known) if not other_data(other, run, splits)), len(known))
+        if place == len(known):
+            known.append(run)
+        if place:
+            entry.settings["data"] = f"replaced {place}"
 
 
 def _unusable(path: Path) -> str:

@@ -79,6 +79,7 @@ class ExportSamples:
         self._splits: dict[str, Any] = {}
         self._places: list[int] | None = None
         self._student: Network | None = None
+        self._num_classes: int | None = None
         self._config = config
 
     def split(self, name: str) -> Any | None:
@@ -139,7 +140,7 @@ class ExportSamples:
         check_dense_data(split, network.recipe["num_classes"], self.name)
         labels = pixel_labels({"test": split}, self.name)["test"]
         answer_for(network, labels, "the student", self.name, "name other data with --data")
-        self._student = network
+        self._student, self._num_classes = network, labels.num_classes
 
     def measure(self, export: Export, path: Path) -> dict[str, float]:
         """``top1`` of a file, or of a student that answers for each position ``miou``, in per cent, on the test split.
@@ -158,7 +159,9 @@ class ExportSamples:
 
         accelerator = prepare_accelerator(self._config.model_copy(update={"trackers": []}))
         loader = self._loader("test", 8)
-        measures = measure_dense(self._student, loader, accelerator, boundaries=False, predict=predict)
+        measures = measure_dense(
+            self._student, loader, accelerator, boundaries=False, predict=predict, classes=self._num_classes
+        )
         assert isinstance(measures, DenseMeasures), "several channels are classes"
         return {"miou": measures.miou}
 

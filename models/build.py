@@ -30,6 +30,8 @@ from ..core.weights import (
 from .builder_checks import built_by
 from .file_weights import classifiers_in, encoder_alone, encoder_recipe, load_file, network_source
 from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
+from .recorded_answer import KEY as ANSWER
+from .recorded_answer import recorded, warn_of_another
 from .reused_weights import classifier_order
 from .user_module import unwrapped
 
@@ -222,6 +224,10 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         "taps": asdict(network.taps),
         **({} if network.preprocess.scale is None else {"scale": network.preprocess.scale.to_recipe()}),
     }
+    # Of a module of one's own, which the weights do not make again; its builder knows what it takes.
+    shape = getattr(MODELS[recipe["model"]], "shape", None) if recipe["model"] in MODELS else None
+    if shape is not None and (answer := recorded(network.module, shape)) is not None:
+        recipe[ANSWER] = answer
     save_module(network.module, recipe, path)
 
 
@@ -285,4 +291,5 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
         # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
+    warn_of_another(unwrapped(module), recipe, path)
     return module.eval()

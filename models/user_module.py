@@ -47,6 +47,7 @@ class UserModule:
         data_classes: Number of classes of the data, where it has any.
 
     Attributes:
+        shape: As given.
         num_logits: Outputs of that layer, or D; of a prediction its channels; None where the output is neither.
         dense: Whether it answers for each position.
         classifiers: The name of that layer.
@@ -66,6 +67,7 @@ class UserModule:
         data_classes: int | None = None,
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
+        self.shape = shape
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
@@ -114,10 +116,13 @@ class UserModule:
         else:
             embedding, maps = self._embedding(trace) or pooled, trace.all_maps()
         last = module.get_submodule(self.classifiers[-1]) if self.classifiers else None
-        if isinstance(last, nn.Linear):
-            self.num_logits = last.out_features
-        elif output.ndim == 2:
+        if output.ndim == 2:
             self.num_logits = output.shape[1]
+            # A convolution or a fixed projection makes the logits of what it gives: its rows are no classes.
+            if isinstance(last, nn.Linear) and last.out_features != self.num_logits:
+                self.classifiers = ()
+        elif isinstance(last, nn.Linear):
+            self.num_logits = last.out_features
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
 
     def _answer_for_each_position(self, taps: Taps, trace: Trace, shape: tuple[int, int, int]) -> None:

@@ -63,12 +63,14 @@ def confusion_of(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def measures_of(confusion: Tensor) -> dict[str, Any]:
+def measures_of(confusion: Tensor, classes: int | None = None) -> dict[str, Any]:
     """``pixel_accuracy``, ``mean_accuracy``, ``miou`` and ``per_class_iou`` in per cent, as
     :class:`~contrastill.probe.segmentation.SegmentationResult` has them.
 
     Args:
         confusion: (C, C): labelled pixels by their class (row) and the predicted one (column).
+        classes: Of the labels, which come first; the others are wrong answers, and no classes that a mean is taken
+            over. None: C.
 
     Raises:
         UsageError: No pixel is labelled.
@@ -80,7 +82,7 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
     """
     counts = confusion.double()
     counts = counts.reshape(1, 1) if counts.numel() == 1 else counts
-    right, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    right, labelled, predicted = (part[:classes] for part in (counts.diagonal(), counts.sum(1), counts.sum(0)))
     if not labelled.sum():
         raise UsageError("no pixel of the test frames is labelled: nothing can be measured")
     union = labelled + predicted - right
@@ -94,7 +96,9 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def boundary_f(predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANCE) -> Tensor:
+def boundary_f(
+    predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANCE, classes: int | None = None
+) -> Tensor:
     """How well the outlines of a frame's classes agree with those of its labels (Csurka et al., What is a good
     evaluation measure for semantic segmentation?, BMVC 2013).
 
@@ -112,6 +116,7 @@ def boundary_f(predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANC
         predictions: Class maps.
         labels: Label maps; what is not above 0 is unlabelled.
         tolerance: Share of the diagonal.
+        classes: Of the labels, 1 to this; outlines of others are not looked at. None: all.
 
     Shape:
         - predictions, labels: (B, 1, H, W)
@@ -125,18 +130,20 @@ def boundary_f(predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANC
         tensor([22.2200], dtype=torch.float64)
     """
     radius = max(1.0, tolerance * math.hypot(*labels.shape[2:]))
-    frames = [_frame_f(*frame, radius) for frame in zip(predictions[:, 0].long(), labels[:, 0].long(), strict=True)]
+    pairs = zip(predictions[:, 0].long(), labels[:, 0].long(), strict=True)
+    frames = [_frame_f(prediction, label, radius, classes) for prediction, label in pairs]
     return torch.tensor(frames, dtype=torch.float64)
 
 
-def _frame_f(prediction: Tensor, label: Tensor, radius: float) -> float:
+def _frame_f(prediction: Tensor, label: Tensor, radius: float, classes: int | None) -> float:
     """The mean F of the classes of one frame (H, W), in per cent."""
     outlines = [_outline(values, label > 0) for values in (prediction, label)]
     occurring = torch.cat([values[outline] for values, outline in zip((prediction, label), outlines, strict=True)])
+    occurring = occurring.unique() if classes is None else occurring[occurring <= classes].unique()
     scores: list[Tensor] = []
-    for classes in occurring.unique().split(_CLASSES):
+    for some in occurring.split(_CLASSES) if len(occurring) else ():
         ours, truth = (
-            outline & (values == classes[:, None, None])
+            outline & (values == some[:, None, None])
             for values, outline in zip((prediction, label), outlines, strict=True)
         )
         matches = [(ours & _near(truth, radius)), (truth & _near(ours, radius)), ours, truth]

@@ -11,8 +11,11 @@ from typing import Any
 from ..compress.published import Figure
 from ..core.config.marks import changes_results
 from ..core.config.schema import RunConfig
+from ..core.run import Run
+from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.statistics import MeanStd, gap_closed, mean_std
 from ..core.weights import STUDENT as STUDENT_FILE
+from .evaluations import is_early
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
@@ -31,10 +34,20 @@ class Compared:
     def __init__(self, runs: RunFolders) -> None:
         self.groups = runs.groups
         self.configs = [(group, group.config) for group in runs.groups if group.config is not None]
-        self.evaluated = {
-            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in runs.groups
-        }
+        self.notes: dict[str, None] = {}  # in their order, each once
+        self.evaluated = {group.name: [self._rows(group, run) for run in group.runs] for group in runs.groups}
         self.scores = {group.name: self._scores(group) for group in runs.groups}
+
+    def _rows(self, group: RunSeries, run: Run) -> list[dict[str, Any]]:
+        """Those of an evaluation; of a finished run not those that measured a checkpoint on the way, which is noted."""
+        rows = _evaluation(run.read_json("evaluation.json"))
+        early = [row for row in rows if row.get("role") == "student" and is_early(row)] if run.finished else []
+        if early:
+            self.notes[
+                f"What evaluation.json of {group.name} measured is left out, as it is of a {early[0]['weights']}, "
+                "before the training ended: evaluate it again"
+            ] = None
+        return [row for row in rows if row not in early]
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
@@ -54,8 +67,16 @@ class Compared:
             return None
         for other, config in self.configs:
             if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
-                return self.scores[other.name][metric]
+                if not self._replaced(group, other, _splits(config, group.config)):
+                    return self.scores[other.name][metric]
         return None
+
+    def _replaced(self, group: RunSeries, other: RunSeries, splits: Sequence[str]) -> bool:
+        """Whether the data of two series differ, though their configs name the same; that is noted."""
+        what = other_data(group.runs[0], other.runs[0], splits)
+        if what:
+            self.notes[f"{group.name} is not compared with {other.name}: the data differ ({what})"] = None
+        return bool(what)
 
     def untrained(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The student's architecture with random weights, evaluated beside it."""
@@ -77,6 +98,7 @@ class Compared:
             and metric == "top1"
             and metric in self.scores[other.name]
             and _same_test(other.config, config)
+            and not self._replaced(group, other, ("test",))
         ):
             return self.scores[other.name][metric]
         return self._evaluated(group, config, "teacher", metric)
@@ -88,6 +110,8 @@ class Compared:
             other
             for other, its in self.configs
             if (_student(its), _data(its), [network.weights for network in its.teachers]) == shared
+            and not other_data(group.runs[0], other.runs[0], _splits(config, its))
+            and not other_teachers(group.runs[0], other.runs[0])
         ]
         values = [
             measures[metric]
@@ -133,6 +157,7 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
     below = [f"* {note}" for note in notes] + [f"{line}." for group in runs.groups for line in group.incomplete]
+    below += [f"{line}." for line in compared.notes]
     if "points_to_baseline" in extra:
         below.append(
             "The baseline is the same student trained without a teacher; the teacher gap is the difference between it "
@@ -237,6 +262,12 @@ def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
 
 def _setting(config: RunConfig) -> tuple[Any, ...]:
     return _student(config), _data(config), config.train.epochs
+
+
+def _splits(first: RunConfig, other: RunConfig) -> tuple[str, ...]:
+    """Those in which the samples of two runs are compared."""
+    alike = first.train.validation == other.train.validation
+    return compared_splits(first.train.validation if alike else None)
 
 
 def _student(config: RunConfig) -> tuple[str, str]:

@@ -27,6 +27,11 @@ _MEASURES = {
 }
 
 
+def is_early(row: dict[str, Any]) -> bool:
+    """Whether a row is of a checkpoint of a training that went on."""
+    return str(row.get("weights", "")).startswith("checkpoint")
+
+
 def evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """Every evaluation.json of a run, those of a teacher's head and of other data too, and their pictures."""
     parts = [_part(file, name, problems) for file in sorted(folder.glob("evaluation*.json"), key=_place)]
@@ -64,7 +69,8 @@ def _picture(file: Path, name: str) -> Markup | None:
 
 def _lines(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """The lines of a row of an evaluation, by column."""
-    common: dict[str, Any] = {"network": f"{row['role']} {row['model']}", "test images": measured(row["images"], ",d")}
+    network = f"{row['role']} {row['model']}" + (f", {row['weights']}" if is_early(row) else "")
+    common: dict[str, Any] = {"network": network, "test images": measured(row["images"], ",d")}
     if is_number(row.get("labels")):
         common["labels"] = measured(100 * row["labels"], "g", " %")
     task, mode = row["task"], str(row.get("mode", "")).replace("_", "-")

@@ -16,6 +16,7 @@ from ..core.config.schema import ObjectiveConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs
+from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.seeds import is_member
 from .markup import is_number
 
@@ -163,12 +164,22 @@ def reads_teacher(entry: ObjectiveConfig) -> bool:
 def _by_settings(group: RunSeries) -> list[RunSeries]:
     """The series, or its runs one by one where they differ in more than their seed."""
     each = [None if config is None else settings(config) for config in group.configs]
-    if all(other == each[0] for other in each) or len(group.runs) == 1:
+    if all(other == each[0] for other in each) and not _others_since(group):
         return [group]
     return [
         RunSeries(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run], [config])
         for run, config in zip(group.runs, group.configs, strict=True)
     ]
+
+
+def _others_since(group: RunSeries) -> bool:
+    """Whether data or teachers were replaced between the trainings of runs, which is noted in their problems."""
+    first, splits = group.runs[0], compared_splits(None if group.config is None else group.config.train.validation)
+    differences = [other_data(first, run, splits) or other_teachers(first, run) for run in group.runs]
+    for run, what in zip(group.runs, differences, strict=True):
+        if what:
+            run.problems.append(f"It has a row of its own: {what} differ from those of {first.path.name}.")
+    return any(differences)
 
 
 def _read(run: Run) -> RunConfig | None:

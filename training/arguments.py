@@ -73,6 +73,8 @@ class ArgumentResolver:
             argument = usual_pair(argument)
         if isinstance(argument, Mapping) and not is_streamed(argument):
             if not any(map(_holds_samples, argument.values())):
+                if any(isinstance(value, (np.ndarray, Tensor)) for value in argument.values()):
+                    raise UsageError(f"data is a {type(argument).__name__} of arrays: {_AS_DATASET}")
                 return dict(argument)
             if "train" not in argument or not {*argument} <= {"train", "test"}:
                 raise UsageError(
@@ -95,11 +97,10 @@ class ArgumentResolver:
                     f"data is a pair, and {part} in it a path: a path stands alone, as its folder or file holds both "
                     "splits; a pair is two datasets"
                 )
-            if isinstance(array, (np.ndarray, Tensor)):
-                raise UsageError(
-                    f"data is a pair, and one of it a {type(array).__name__} of shape {tuple(array.shape)}: make each "
-                    "split a dataset, as torch.utils.data.TensorDataset(images, labels), and pass (train, test)"
-                )
+            if isinstance(array, (np.ndarray, Tensor)) or type(array).__module__.partition(".")[0] == "pandas":
+                whose = "" if pair[1] is None else "a pair, and one of it "
+                kind = f"{type(array).__name__} of shape {tuple(array.shape)}"
+                raise UsageError(f"data is {whose}a {kind}: {_AS_DATASET}")
         options: dict[str, Any] = {}
         if isinstance(pair[0], DataLoader):
             options = {"workers": pair[0].num_workers}
@@ -259,6 +260,9 @@ def _dataset(argument: Any, *, training: bool) -> Any:
                 "in each epoch, by its seed"
             )
     return argument.dataset
+
+
+_AS_DATASET = "make each split a dataset, as torch.utils.data.TensorDataset(images, labels), and pass (train, test)"
 
 
 def _holds_samples(value: Any) -> bool:

@@ -92,6 +92,7 @@ def measure_dense(
     align: Align = "none",
     boundaries: bool = True,
     predict: Predict | None = None,
+    classes: int | None = None,
 ) -> DenseMeasures | DepthMeasures:
     """Compare a network's prediction with the label maps ``semantics`` of a split, or with its ``depth``, over all
     ranks, in eval mode; the training flags are put back.
@@ -108,6 +109,8 @@ def measure_dense(
         boundaries: Whether outlines are compared too.
         predict: The prediction (B, C, h, w) for a batch, in place of the network's own, such as
             ``functools.partial(predict_in_windows, network, window=512, stride=384)`` for large images.
+        classes: Of the data, where the network has more, which come last: they are wrong answers, and no classes that
+            are measured. None: all.
 
     Raises:
         UsageError: The data have nothing to compare with, or no pixel of it is labelled or measured; labels beyond C.
@@ -120,8 +123,8 @@ def measure_dense(
             with accelerator.autocast():
                 prediction = dense_prediction(network, batch) if predict is None else predict(batch)
             if sums is None:
-                classes = prediction.shape[1]
-                sums = _DepthSums(align) if classes == 1 else _ClassSums(classes, boundaries, prediction.device)
+                channels, device = prediction.shape[1], prediction.device
+                sums = _DepthSums(align) if channels == 1 else _ClassSums(channels, classes, boundaries, device)
             # Every rank has to come to the sum, also one whose predictions are damaged.
             damaged += sums.damage(prediction)
             # A rank's share of the last batch may be empty.
@@ -141,9 +144,9 @@ def measure_dense(
 class _ClassSums:
     """The confusion matrix of the frames so far, and what the outlines add up to."""
 
-    def __init__(self, classes: int, boundaries: bool, device: torch.device) -> None:
-        self.classes, self.boundaries = classes, boundaries
-        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+    def __init__(self, channels: int, classes: int | None, boundaries: bool, device: torch.device) -> None:
+        self.classes, self.boundaries = channels if classes is None else classes, boundaries
+        self.confusion = torch.zeros(channels, channels, dtype=torch.int64, device=device)
         self.outlines = torch.zeros(2, dtype=torch.float64)
 
     def damage(self, prediction: Tensor) -> Tensor:
@@ -153,9 +156,9 @@ class _ClassSums:
         labels = _truth(batch, LABELS, f"the network predicts {self.classes} classes of pixels").to(prediction.device)
         target = pixel_targets(labels, self.classes)
         predicted = class_maps(prediction, target.shape[1:])
-        self.confusion += confusion_of(target, predicted[:, 0] - 1, self.classes)
+        self.confusion += confusion_of(target, predicted[:, 0] - 1, len(self.confusion))
         if self.boundaries:
-            scores = boundary_f(predicted, labels)
+            scores = boundary_f(predicted, labels, classes=self.classes)
             there = scores.isfinite()
             self.outlines += torch.stack([scores[there].sum(), there.sum()])
 
@@ -163,7 +166,7 @@ class _ClassSums:
         confusion = _over_ranks(self.confusion, accelerator)
         total, frames = _over_ranks(self.outlines, accelerator).tolist()
         outlines = (total / frames if frames else math.nan) if self.boundaries else None
-        return DenseMeasures(**measures_of(confusion.cpu()), boundary_f=outlines)
+        return DenseMeasures(**measures_of(confusion.cpu(), self.classes), boundary_f=outlines)
 
 
 class _DepthSums:

@@ -5,6 +5,7 @@ A section that names a registered class is open: its further keys are the class'
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -53,9 +54,13 @@ def _class_map(value: Any) -> Any:
     else:
         fits = isinstance(value, (list, tuple)) and any(all(type(one) is kind for one in value) for kind in (int, str))
     if not fits or not value:
+        names = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        # What YAML reads of null, 1.5 and 3.
+        other = next((json.dumps(name) for name in names if name is None or isinstance(name, (int, float))), None)
+        quoted = "" if other is None else f"; a class that is called {other} is written in quotes"
         raise ValueError(
             "give a list of places, a list of names, or a mapping {ITS CLASS: CLASS OF THE DATA} in which the "
-            "data's classes are names"
+            f"data's classes are names{quoted}"
         )
     return value if isinstance(value, dict) else tuple(value)
 

@@ -196,7 +196,9 @@ class CachedTeachers(TeacherSource):
         """
         there = {
             "embedding": all(teacher.taps.embedding for teacher in self.teachers),
-            "logits": all(teacher.recipe.get("num_classes") for teacher in self.teachers),
+            "logits": all(
+                teacher.recipe.get("num_classes") and "logits" in teacher.parts(None) for teacher in self.teachers
+            ),
         }
         return frozenset(part for part, everywhere in there.items() if everywhere)
 

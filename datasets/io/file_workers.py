@@ -4,6 +4,7 @@ signals and end.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -296,6 +297,8 @@ def prepare_worker(_: int) -> None:
     """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM or SIGUSR1 go to
     all processes of a group.
     """
+    # What came with a fork is not the worker's to clear away: torch's loaders of the training print a traceback there.
+    gc.freeze()
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -41,8 +41,8 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
         ) from error
 
 
-def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None:
-    """The attribute ``classes``, or another one, as strings; None where there is none.
+def class_names(file: h5py.Group, attribute: str = "classes") -> list[str] | None:
+    """The attribute ``classes`` of a file or group, or another one, as strings; None where there is none.
 
     Raises:
         UsageError: It is one text or number, and no list of names.
@@ -51,7 +51,7 @@ def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None
     if names is not None and np.ndim(names) != 1:
         shown = str(names)[:40]
         raise UsageError(
-            f"{file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as "
+            f"{file.file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as "
             f"file.attrs[{attribute!r}] = ['a', 'b']"
         )
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]

@@ -48,7 +48,7 @@ def read_classes(
                 f"(N,), or numbers (N, C) of C classes; {way}data.target=null leaves them out"
             )
     check_one_form({f"{file.filename}:{key}": _form(field) for key, field in read.items()})
-    classes = _class_names(file) if named else None
+    classes = _class_names(file, read) if named else None
     first = next(iter(read.values()))
     if is_vectors(first):
         return _vectors({key: field[()] for key, field in read.items()}, file, group, rows, classes)
@@ -97,9 +97,23 @@ def _form(field: h5py.Dataset) -> str:
     return NUMBER_FOR_EACH if is_vectors(field) else "names of classes" if _is_text(field) else "numbers of classes"
 
 
-def _class_names(file: h5py.File) -> list[str] | None:
-    names = class_names(file)
-    return read_names(names, f"{file.filename}: the attribute classes") if names else None
+def _class_names(file: h5py.File, groups: Iterable[str]) -> list[str] | None:
+    """The names that the file's attribute has, or that its splits have, or a list of texts beside them."""
+    names, where = class_names(file), "the attribute classes"
+    if names is None:
+        own = {key: stored for key in groups if (stored := class_names(file[key]))}
+        for key, stored in own.items():
+            first = next(iter(own))
+            if stored != own[first]:
+                raise UsageError(
+                    f"{file.filename}: {first} names the classes {listed(own[first])}, and {key} {listed(stored)}: "
+                    "number both by one list, and write it as file.attrs['classes']"
+                )
+        names = next(iter(own.values()), None)
+    stored = file.get("classes")
+    if names is None and isinstance(stored, h5py.Dataset) and stored.ndim == 1 and _is_text(stored):
+        names, where = stored.asstr()[()].tolist(), "classes"
+    return read_names(names, f"{file.filename}: {where}") if names else None
 
 
 def _numbered(

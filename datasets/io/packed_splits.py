@@ -51,8 +51,8 @@ def joined_groups(options: Any, split: str, opened: Callable[[Any], TensorSplit 
         assert part is not None, "the group has a name"
         parts.append(part)
     whole = joined(parts)
-    if LABELS in whole.images and split == "train":
-        keep_labels(whole.images[LABELS], options.label_fraction)
+    if split == "train":
+        keep_labels(whole.images.get(LABELS), options.label_fraction)
     return whole
 
 
@@ -103,19 +103,24 @@ def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
     )
 
 
-def keep_labels(labels: PaddedImages, fraction: float) -> None:
+def keep_labels(labels: PaddedImages | None, fraction: float) -> None:
     """Take the label maps of all but a share of the labelled samples away, in place; those that stay are evenly
     spaced.
 
     Args:
-        labels: Label maps, 0 unlabelled.
+        labels: Label maps, 0 unlabelled; None: the samples have none.
         fraction: In (0, 1].
 
     Raises:
-        UsageError: None would stay.
+        UsageError: None would stay, or there are none.
     """
     if fraction == 1:
         return
+    if labels is None:
+        raise UsageError(
+            f"data.label_fraction={fraction:g} keeps a share of the label maps, and none are read: name them in "
+            "data.fields as semantics, or leave it out (data.limit takes a number of the samples)"
+        )
     labelled = labels.interior.flatten(1).any(1).nonzero()[:, 0]
     count = round(fraction * len(labelled))
     if not count:

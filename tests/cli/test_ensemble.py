@@ -170,6 +170,19 @@ def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, t
         assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50
 
 
+def test_runs_of_data_that_were_replaced_are_a_line_of_their_own(family, tmp_path, capsys):
+    facts = family / "kd1-2" / "checkpoints" / "data.json"
+    recorded = json.loads(facts.read_text())
+    recorded["test"]["contents"] = "others"
+    facts.write_text(json.dumps(recorded))
+    assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png"), "--json"]) == 0
+    assert points(json.loads(capsys.readouterr().out), "distilled") == [
+        ("KD, data=None", 1, 49.5, 2),
+        ("KD, data=None", 2, 38, 3),
+        ("KD, data=replaced 1", 1, 48, 1),
+    ]
+
+
 def test_the_figure_knows_what_its_teachers_are_worth(family, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):

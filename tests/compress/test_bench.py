@@ -354,6 +354,22 @@ def test_the_same_command_trains_nothing_and_other_settings_are_refused(grid, in
     assert "train.lr: 0.05, now 0.2" in capsys.readouterr().err and files_in(out) == before
 
 
+def test_other_data_under_the_same_path_are_refused(grid, data, in_process, capsys):
+    out, command, _, _ = grid
+    before, whole = files_in(out), Path(data).read_bytes()
+    try:
+        for split in ("test", "train"):
+            with h5py.File(data, "r+") as file:
+                file[f"{split}/rgb"][:] = 255 - file[f"{split}/rgb"][:]
+            assert main([*command, "--seeds", "2"]) == 2
+            message = capsys.readouterr().err
+            assert f"was trained ({split} differs), and trainings on other data do not compare" in message
+            Path(data).write_bytes(whole)
+    finally:
+        Path(data).write_bytes(whole)
+    assert files_in(out) == before and main(command) == 0
+
+
 def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
     out, *_ = grid
     assert (

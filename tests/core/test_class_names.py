@@ -126,6 +126,18 @@ def test_a_class_map_that_fits_nothing_is_refused(given, message):
         apply_class_map(network, given, 2, ("x", "y"), "it")
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("[oui, non, null]", "null"), ("{a: x, b: null}", "null"), ("[a, 1.5]", "1.5"), ("[a, 3]", "3")],
+)
+def test_a_name_that_yaml_takes_for_something_else_is_to_be_quoted(given, name):
+    with pytest.raises(UsageError, match=f"or a mapping .*; a class that is called {name} is written in quotes"):
+        load_config("compression/rooms_crd", [f"teachers.0.class_map={given}"])
+    quoted = given.replace(name, f"'{name}'")
+    read = load_config("compression/rooms_crd", [f"teachers.0.class_map={quoted}"]).teachers[0].class_map
+    assert name in (read.values() if isinstance(read, dict) else read)
+
+
 @pytest.mark.parametrize("given", [{2: "x", 0: "y", 1: "z"}, {0: "x"}, {np.int64(2): "x"}])
 def test_a_number_that_is_the_name_of_another_class_is_refused(given, tmp_path):
     """In quotes it is the name, from the call to config.yaml and back."""

@@ -329,6 +329,11 @@ def test_images_of_another_shape_are_refused_with_what_to_do(shape, remedy):
         Preprocess((0.5,) * 3, (0.25,) * 3)(torch.zeros(shape))
 
 
+def test_frames_of_one_channel_without_its_side_are_told_to_have_one():
+    with pytest.raises(UsageError, match=r"1 channels: channels have a side of their own, as images\[:, None\]"):
+        Preprocess((0.5,), (0.25,), colours=False)(torch.zeros(2, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "prefix"),
     [

@@ -99,12 +99,23 @@ def test_negative_labels_of_an_array_are_unlabelled(tmp_path):
     ("data", "message"),
     [
         (("train", "test"), "data is a pair, and train in it a path: a path stands alone"),
+        (np.zeros((4, 8, 8, 3)), "data is a ndarray of shape .4, 8, 8, 3.: make each split a dataset"),
+        ({"rgb": np.zeros((4, 8, 8, 3)), "target": np.zeros(4)}, "data is a dict of arrays: make each split a dataset"),
         ((np.zeros((4, 8, 8, 3)), np.zeros(4)), "data is a pair, and one of it a ndarray of shape .4, 8, 8, 3.: make"),
     ],
 )
 def test_a_pair_is_of_datasets(tmp_path, data, message):
     with pytest.raises(UsageError, match=message):
         contrastill.distill(None, "resnet8", data, out=str(tmp_path / "out"), epochs=1)
+
+
+def test_a_table_of_pandas_is_no_dataset(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    for table in (pandas.DataFrame({"image": [0, 1], "label": [0, 1]}), pandas.Series([0, 1])):
+        with pytest.raises(
+            UsageError, match=f"data is a {type(table).__name__} of shape .*: make each split a dataset"
+        ):
+            contrastill.distill(None, "resnet8", table, out=str(tmp_path / "out"), epochs=1)
 
 
 def test_a_relative_path_says_where_it_was_looked_for(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """Folders of images: layouts, damaged files, and views that are the same in any worker, rank or resumed epoch."""
 
+import gc
+import multiprocessing
 import os
 import re
 import signal
@@ -17,6 +19,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io import file_loader
 from contrastill.datasets.io.file_views import FileViews, draw_part
+from contrastill.datasets.io.file_workers import prepare_worker
 from contrastill.datasets.io.images import Picture
 
 
@@ -225,6 +228,32 @@ def test_workers_can_be_spawned(root, monkeypatch):
         lambda *args, **options: DataLoader(*args, multiprocessing_context="spawn", **options),
     )
     assert _same(_loader(root, workers=1).epoch(1), here)
+
+
+class _Loud:
+    """Says where it is cleared away, as torch's iterators with workers do in a fork."""
+
+    def __init__(self):
+        self.itself, self.process = self, os.getpid()
+
+    def __del__(self):
+        if os.getpid() != self.process:
+            os.write(2, b"cleared away in a fork")
+
+
+def _as_a_worker():
+    prepare_worker(0)
+    gc.collect()
+
+
+def test_workers_leave_what_came_with_the_fork(capfd):
+    gc.collect()
+    _Loud()  # garbage in a cycle, until it is collected
+    process = multiprocessing.get_context("fork").Process(target=_as_a_worker)
+    process.start()
+    process.join(10)
+    assert process.exitcode == 0 and "cleared away" not in capfd.readouterr().err
+    gc.collect()
 
 
 def test_workers_heed_the_signals_of_their_own_process_alone(root):

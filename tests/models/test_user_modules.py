@@ -50,6 +50,29 @@ class Auxiliary(Body):
         return logits.clone()
 
 
+class Convolved(Body):
+    """Classes by a convolution, after a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.classes_of = nn.Linear(8, 6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        return self.classes_of(self.fc(self.features(x))[:, :, None, None]).flatten(1)
+
+
+class Projected(Body):
+    """Codes of a linear layer, brought to classes by a fixed matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 7)
+        self.register_buffer("codes", torch.randn(7, 4, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return self.fc(self.features(x)) @ self.codes
+
+
 class Cosine(Body):
     def forward(self, x):
         return 10 * F.linear(F.normalize(self.features(x)), F.normalize(self.fc.weight))
@@ -99,6 +122,17 @@ class Places(Body):
 )
 def test_logits_are_not_taken_for_the_embedding(kind, tap):
     assert UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
+
+
+@pytest.mark.parametrize("kind", [Convolved, Projected])
+def test_classes_that_something_makes_of_a_linear_layer_are_as_many_as_it_returns(kind, data, tmp_path):
+    torch.manual_seed(0)
+    own = UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4)
+    assert own.num_logits == 4 and own.classifiers == () and own.taps.embedding == "input:fc"
+    contrastill.distill(
+        kind(), kind(), data, out=tmp_path / "run", objectives={"kd": {}, "fresh_crd": {}}, epochs=1, quiet=True
+    )
+    assert Run(tmp_path / "run").finished
 
 
 def test_a_backbone_that_ends_in_an_untrained_batchnorm_has_an_embedding():
@@ -209,6 +243,33 @@ def test_a_student_is_loaded_into_a_compiled_module(data, tmp_path):
     compiled = contrastill.load_student(tmp_path / "run", module=torch.compile(Keyword(), backend="eager"))
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(compiled(images), plain(images))
+
+
+class Configured(Body):
+    """What its weights do not say: an activation, a factor, a buffer that is not saved."""
+
+    def __init__(self, activation=F.relu, factor=1.0, shift=0.0):
+        super().__init__()
+        self.activation, self.factor = activation, factor
+        self.register_buffer("shift", torch.full((), shift), persistent=False)
+
+    def forward(self, x):
+        return self.factor * self.fc(self.activation(self.norm(self.conv(x))).mean((2, 3))) + self.shift
+
+
+def test_a_module_that_answers_otherwise_than_the_trained_one_is_named(data, tmp_path, caplog):
+    run = tmp_path / "run"
+    contrastill.distill(None, Configured(F.gelu, 3.0, 0.5), data, out=run, epochs=1, quiet=True)
+    same = Configured(F.gelu, 3.0, 0.5)
+    contrastill.Student.from_run(run, module=same).save_pretrained(tmp_path / "hub")
+    contrastill.Student.from_pretrained(tmp_path / "hub", module=nn.DataParallel(Configured(F.gelu, 3.0, 0.5)))
+    contrastill.load_student(run, module=Configured(F.gelu, 3.0, 0.5).half())
+    assert "does not answer" not in caplog.text and not same.training
+    for number, options in enumerate([{}, {"factor": 1.0}, {"shift": 0.0}, {"activation": F.relu}]):
+        other = Configured(**{"activation": F.gelu, "factor": 3.0, "shift": 0.5} | options) if options else Configured()
+        contrastill.load_student(run, module=other)
+        assert caplog.text.count("Configured with the weights of") == number + 1
+    assert "does not answer as the network that was trained: pass module= with the same arguments" in caplog.text
 
 
 def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_classes, tmp_path, capsys):

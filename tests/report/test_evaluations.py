@@ -3,10 +3,14 @@ retrieval and of a segmenter, in tables whose numbers are those of the files.
 """
 
 import json
+import shutil
 
 import pytest
 
 from contrastill.cli.main import main
+from contrastill.report.comparison import Compared
+from contrastill.report.evaluations import evaluation
+from contrastill.report.runs import find
 from helpers.pages import Page
 
 DATA = ["data.name=rooms", "data.size=16", "data.train_samples=32", "data.test_samples=12"]
@@ -71,3 +75,30 @@ def test_a_segmenters_own_answers_also_on_other_data(page):
         row, = rows_of(file)  # fmt: skip
         assert line["task"] == "prediction" and line["mIoU, %"] == f"{row['miou']:.2f}"
         assert line["pixels right, %"] == f"{row['pixel_accuracy']:.2f}"
+
+
+def test_what_was_measured_on_the_way_is_no_result_of_a_finished_run(page, tmp_path):
+    _, out = page
+    shutil.copytree(out / "depth", tmp_path / "depth", ignore=shutil.ignore_patterns("step-*"))
+    file = tmp_path / "depth" / "evaluation.json"
+
+    def read():
+        compared = Compared(find([str(tmp_path / "depth")]))
+        return {name: score.mean for name, score in compared.scores["depth"].items()}, [*compared.notes]
+
+    before, notes = read()
+    assert before.keys() >= {"miou", "probe"} and notes == []
+    evaluated = json.loads(file.read_text())
+    for row in evaluated["rows"]:
+        row["weights"] = "checkpoint after step 1"
+    file.write_text(json.dumps(evaluated))
+    scores, notes = read()
+    assert not scores.keys() & {"miou", "probe"}
+    assert notes == [
+        "What evaluation.json of depth measured is left out, as it is of a checkpoint after step 1, before the "
+        "training ended: evaluate it again"
+    ]
+    assert "student resnet8, checkpoint after step 1" in evaluation(tmp_path / "depth", "depth", [])
+    # Of a training that has not ended it is what there is.
+    (tmp_path / "depth" / "student.safetensors").unlink()
+    assert read() == (before, [])

@@ -13,8 +13,8 @@ from contrastill.cli.main import main
 from contrastill.compress.published import published
 from contrastill.core.config.loading import load_config
 from contrastill.core.run import Run
-from contrastill.report.comparison import teacher_of
-from contrastill.report.runs import RunSeries
+from contrastill.report.comparison import Compared, teacher_of
+from contrastill.report.runs import RunSeries, find
 from helpers.pages import Page
 
 
@@ -195,6 +195,47 @@ def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["published"] == published("resnet56", "resnet20", "crd+kd").top1
     assert "48 train images instead of 50,000" in row["note"] and "2 epochs instead of 240" in row["note"]
+
+
+def change(path, *keys, value):
+    """An entry of a JSON file."""
+    whole = json.loads(path.read_text())
+    entry = whole
+    for key in keys[:-1]:
+        entry = entry[key]
+    entry[keys[-1]] = value
+    path.write_text(json.dumps(whole))
+
+
+def test_runs_of_data_or_teachers_that_were_replaced_are_not_compared(runs, tmp_path):
+    copy = tmp_path / "all"
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png"))
+
+    def read():
+        series = find([str(copy)])
+        groups = {group.name: group for group in series.groups}
+        compared = Compared(series)
+        return groups, compared.baseline(groups["distilled"], "top1"), [*compared.notes]
+
+    facts = copy / "distilled" / "checkpoints" / "data.json"
+    change(facts, "train", "modalities", value="rgb [3, 8, 8], depth [1, 8, 8]")
+    change(facts, "train", "contents", value="of more modalities")
+    groups, baseline, notes = read()
+    assert baseline.count == 2 and notes == [] and len(groups["baseline"].runs) == 2
+    change(facts, "test", "contents", value="others")
+    assert read()[1:] == (None, ["distilled is not compared with baseline: the data differ (contents of test)"])
+    # Seeds of which one saw other data, or another teacher, are no series.
+    change(copy / "baseline" / "seed-1" / "checkpoints" / "data.json", "train", "labels", value="others")
+    for number in (0, 1):
+        shutil.copytree(copy / "distilled", copy / "several" / f"seed-{number}")
+    assert len(read()[0]["several"].runs) == 2
+    change(copy / "several" / "seed-1" / "weights.json", "teachers.0", "hash", value="others")
+    groups = read()[0]
+    assert {"baseline/seed-1", "several/seed-1"} <= {*groups} and not {"baseline", "several"} & {*groups}
+    assert [*groups["baseline/seed-1"].problems, *groups["several/seed-1"].problems] == [
+        "It has a row of its own: labels of train differ from those of seed-0.",
+        "It has a row of its own: weights of teachers.0 differ from those of seed-0.",
+    ]
 
 
 def test_a_teacher_is_found_where_the_folders_were_moved():

@@ -157,6 +157,20 @@ def test_a_class_that_is_nowhere_has_no_iou_and_does_not_count():
     assert measures.miou == pytest.approx(sum(measures.per_class_iou[:3]) / 3)
 
 
+def test_answers_that_are_no_class_of_the_data_are_wrong_and_count_as_no_class():
+    frames = frames_of("classes")
+    expected = naive_classes(frames, classes=3)  # class 4 is predicted, and the data have three
+    measures = measure_dense(network_of(4), Batches(frames, 2), accelerator(), classes=3)
+    for name, value in expected.items():
+        assert getattr(measures, name) == pytest.approx(value, rel=1e-9), name
+    assert measures.miou > 1.3 * measure_dense(network_of(4), Batches(frames, 2), accelerator()).miou
+    labels = torch.tensor([[[[1, 1, 1, 2, 2, 2]]]])
+    answered = torch.tensor([[[[1, 2, 2, 2, 2, 3]]]])  # the mean of two scores of three, one of which is 0
+    assert torch.allclose(boundary_f(answered, labels, classes=2), boundary_f(answered, labels) * 1.5)
+    assert boundary_f(answered, labels, classes=3) == boundary_f(answered, labels)
+    assert boundary_f(answered + 2, labels.clamp(max=1), classes=2).isnan().all()
+
+
 def naive_outline(values, labels):
     """Class -> its outline's pixels."""
     outlines = {}

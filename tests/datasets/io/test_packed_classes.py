@@ -36,6 +36,28 @@ def test_classes_are_numbered_as_the_file_names_them(tmp_path, target, classes, 
     assert split.num_classes == (3 if names is None else len(names))
 
 
+def named_elsewhere(path, change):
+    opened(path, NUMBERS)
+    with h5py.File(path / "data.h5", "r+") as file:
+        change(file)
+    return Packed(Packed.Options(path=str(path / "data.h5"))).open("train")
+
+
+def test_names_that_the_splits_or_a_list_in_the_file_hold_are_read(tmp_path):
+    def each(file, test=("b", "a", "c")):
+        file["train"].attrs["classes"], file["test"].attrs["classes"] = ["b", "a", "c"], list(test)
+
+    assert named_elsewhere(tmp_path, each).classes == ["b", "a", "c"]
+    with pytest.raises(UsageError, match=r"train names the classes b, a, c, and test a, b, c: number both by one list"):
+        named_elsewhere(tmp_path, lambda file: each(file, "abc"))
+    with pytest.raises(UsageError, match="data.h5: the attribute classes is 'a,b,c', and should be a list"):
+        named_elsewhere(tmp_path, lambda file: file["test"].attrs.update(classes="a,b,c"))
+    split = named_elsewhere(tmp_path, lambda file: file.update(classes=np.array([b"b", b"c", b"a"])))
+    assert split.classes == ["b", "c", "a"] and split.num_classes == 3
+    with pytest.raises(UsageError, match="target goes from 0 to 2, classes are 0 to 1"):
+        named_elsewhere(tmp_path, lambda file: file.update(classes=np.array([b"b", b"c"])))
+
+
 @pytest.mark.parametrize(
     ("target", "test", "classes", "message"),
     [

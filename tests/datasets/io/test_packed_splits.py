@@ -72,6 +72,21 @@ def test_a_share_of_the_label_maps_is_evenly_spaced(file, fraction, stays):
     assert opened(file, "test", **options, label_fraction=fraction).images["semantics"].interior.all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"splits": {"train": "labelled", "test": None}, "fields": {"rgb": "rgb"}},
+        {"splits": {"train": ["pairs", "labelled"], "test": None}, "fields": {"rgb": "rgb", "depth": "depth"}},
+        {"splits": {"train": "pairs", "test": "labelled"}},
+    ],
+)
+def test_a_share_of_label_maps_that_are_not_read_is_refused(file, options):
+    with pytest.raises(
+        UsageError, match=r"label_fraction=0.5 keeps a share of the label maps, and none are read: name"
+    ):
+        opened(file, **options, label_fraction=0.5)
+
+
 def test_what_cannot_be_joined_is_refused(file, tmp_path):
     with pytest.raises(UsageError, match=r"label_fraction=0.01 leaves none of 12"):
         opened(file, splits={"train": "labelled", "test": "labelled"}, blocks=3, label_fraction=0.01)

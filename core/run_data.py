@@ -1,0 +1,37 @@
+"""Whether two runs were trained and tested on the same samples, by what their folders record of data and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .run import Run
+from .run_weights import WeightsRecord
+
+# They are of the modalities that a run reads.
+_OF_MODALITIES = ("modalities", "contents", "names or sizes of files")
+
+
+def compared_splits(validation: float | None) -> tuple[str, ...]:
+    """Splits that are the same for every seed: not the training split that ``train.validation`` takes a part from."""
+    return ("train", "test") if validation is None else ("test",)
+
+
+def other_data(first: Run, second: Run, splits: Collection[str]) -> str:
+    """What tells the data of two runs apart, in words, as they may be replaced under one path; empty where nothing does
+    or a run records nothing.
+    """
+    before, now = first.data_facts(), second.data_facts()
+    for split in splits:
+        one, other = before.get(split) or {}, now.get(split) or {}
+        read_alike = one.get("modalities") == other.get("modalities")
+        for name, value in one.items():
+            if value != other.get(name, value) and (read_alike or name not in _OF_MODALITIES):
+                return f"{name} of {split}"
+    return ""
+
+
+def other_teachers(first: Run, second: Run) -> str:
+    """``weights of teachers.0``, the first whose weights differ between two runs; empty where none does."""
+    before, now = WeightsRecord(first).read(), WeightsRecord(second).read()
+    shared = [key for key in before if key.startswith("teachers.") and key in now]
+    return next((f"weights of {key}" for key in shared if before[key].hash != now[key].hash), "")

@@ -1,0 +1,78 @@
+"""Whether a module that a run's weights are loaded into answers as the one that was trained: what is an argument of its
+class, an attribute or an unsaved buffer is no part of the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.tapping import call
+
+log = logging.getLogger(__name__)
+
+KEY = "answer"
+_VALUES = 16
+# Of the largest value: of devices, precisions and versions of libraries.
+_TOLERANCE = 0.02
+
+
+def recorded(module: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any] | None:
+    """A few values of what a module returns of two random images, as a recipe holds them; None where it returns no
+    tensor, or other values each time.
+
+    Args:
+        module: Stays as it is.
+        shape: (C, H, W) of an image.
+    """
+    values, again = _answer(module, shape), _answer(module, shape)
+    return {"shape": [*shape], "values": values} if values is not None and values == again else None
+
+
+def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | Path) -> None:
+    """Say where a module with the weights of a student does not answer as that did when it was saved.
+
+    Args:
+        module: With the weights.
+        recipe: Of the student; says nothing of networks that are known by name, nor did those of before.
+        path: Where the weights are from.
+    """
+    if (answer := recipe.get(KEY)) is None:
+        return
+    values = _answer(module, tuple(answer["shape"]))
+    before = torch.tensor(answer["values"])
+    if values is None or len(values) != len(before):
+        same = False
+    else:
+        same = float((torch.tensor(values) - before).abs().max()) <= _TOLERANCE * float(before.abs().max()) + 1e-6
+    if not same:
+        log.warning(
+            "%s with the weights of %s does not answer as the network that was trained: pass module= with the same "
+            "arguments, attributes and buffers",
+            type(module).__name__, path,
+        )  # fmt: skip
+
+
+def _answer(module: nn.Module, shape: tuple[int, ...]) -> list[float] | None:
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        # A copy, as a forward pass may change what the module keeps.
+        module = copy.deepcopy(module).cpu().float().eval()
+        with torch.no_grad(), torch.random.fork_rng():
+            output = call(module, images)
+    except Exception:  # a user's own code may raise anything, and will where the module is used
+        return None
+    if isinstance(output, Mapping):
+        output = next(iter(output.values()), None)
+    while isinstance(output, (list, tuple)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or not output.numel():
+        return None
+    values = output.flatten()
+    return values[torch.linspace(0, len(values) - 1, min(_VALUES, len(values))).long()].tolist()

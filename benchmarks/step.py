@@ -7,7 +7,7 @@ step with KD alone.
 A step is the batch's views, both forwards, the losses, backward, the optimiser and the bank's update. The steps run in
 turn in one process on the same batches, each step with CRD or FreshCRD between two with KD alone; a share is the median
 over rounds of (that step − mean of its two KD steps) / that mean. FreshCRD's rows are filled ahead, and as many are
-drawn as it draws by default.
+drawn as it draws by default; `whitened` is FreshCRD with the teacher's fixed map, as the default recipe has it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from contrastill.objectives.fresh_crd import FreshCRD  # noqa: E402
 from contrastill.objectives.kd import KD  # noqa: E402
 
 CLASSES = 100
-MODES = ("kd", "shared", "all", "sampled", "fresh_crd")
+MODES = ("kd", "shared", "all", "sampled", "fresh_crd", "whitened")
 
 
 def random_split(num_samples: int) -> TensorSplit:
@@ -61,8 +61,10 @@ def step_of(mode: str, arguments: argparse.Namespace, split: TensorSplit) -> Cal
             describe(network, {"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}) for network in (student, teacher)
         ]
         setting = Setting(*specs, split.num_samples, split.targets, 0)
-        if mode == "fresh_crd":
-            objective = FreshCRD.build(FreshCRD.Options(num_negatives=arguments.fresh_negatives), setting)
+        if mode in ("fresh_crd", "whitened"):
+            teacher_map = "whitened" if mode == "whitened" else "learned"
+            options = FreshCRD.Options(num_negatives=arguments.fresh_negatives, teacher_map=teacher_map)
+            objective = FreshCRD.build(options, setting)
             embeddings = torch.randn(split.num_samples, specs[1].embedding_dim)
             objective.loss.prepare(0, embeddings[:2048], [(torch.arange(split.num_samples), embeddings)])
         else:

@@ -73,7 +73,8 @@ class ArgumentResolver:
             argument = usual_pair(argument)
         if isinstance(argument, Mapping) and not is_streamed(argument):
             if not any(map(_holds_samples, argument.values())):
-                if any(isinstance(value, (np.ndarray, Tensor)) for value in argument.values()):
+                arrays = any(isinstance(value, (np.ndarray, Tensor)) for value in argument.values())
+                if arrays and not {"name", "path"} & {*argument}:
                     raise UsageError(f"data is a {type(argument).__name__} of arrays: {_AS_DATASET}")
                 return dict(argument)
             if "train" not in argument or not {*argument} <= {"train", "test"}:

@@ -43,7 +43,7 @@ from .pixel_labels import (
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
-from .unread_keys import unread_keys, unread_teacher_keys
+from .unread_keys import unread_data_keys, unread_keys, unread_teacher_keys
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         check_mixing(transfer, config.train)
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
     transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
+    transfer.remarks += unread_data_keys(config, data.split.modalities)
     transfer.remarks += networks.order.notes if compares_classes(config) else []
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from inspect import signature
 from typing import Any
 
 from pydantic import BaseModel
 
 from ..core.config.schema import CacheConfig, EnsembleConfig, RunConfig, TrainConfig
-from ..core.registry import OBJECTIVES
+from ..core.registry import DATASETS, OBJECTIVES
+
+_OF_MODALITY = {"void": "semantics", "semantic_names": "semantics", "depth_unit": "depth", "intrinsics": "depth"}
 
 
 def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
@@ -48,7 +50,7 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
         ['ensemble.rule=entropy changes nothing, as teachers is empty: leave it out, or add teachers.0.model=…']
     """
     train, lines = config.train, list[tuple[str, Any, str]]()
-    of_cache = _set(config.cache, CacheConfig, "cache.", ("logits", "precision", "parts"))
+    of_cache = _set(config.cache, CacheConfig, "cache.", ("logits", "prediction", "precision", "parts"))
     of_several = _set(config.ensemble, EnsembleConfig, "ensemble.", ("rule", "batched"))
     of_several |= {f"objectives.{label}.rule": entry.rule for label, entry in config.objectives.items() if entry.rule}
     if not config.teachers:
@@ -59,6 +61,15 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
         ]
     elif train.views is None:
         lines = [(key, value, "train.views is not set: leave it out, or set both") for key, value in of_cache.items()]
+    if config.teachers and train.views is not None:
+        needs = {part for name in _objectives(config) for part in OBJECTIVES[name].needs}
+        unpredicted = (
+            [] if "prediction" in needs else [*_set(config.cache, CacheConfig, "cache.", ("prediction",)).items()]
+        )
+        lines += [(key, value, "no objective reads a prediction: leave it out") for key, value in unpredicted]
+    if config.teachers and not any(OBJECTIVES[name].needs_teacher for name in _objectives(config)):
+        reading = "none of " + ", ".join(_objectives(config)) + " reads one: leave them out, or add objectives.kd={}"
+        lines.append(("teachers", ", ".join(teacher.model for teacher in config.teachers), reading))
     if len(config.teachers) == 1:
         alone = "there is one teacher alone: leave it out, or add teachers.1.model=…"
         lines += [(key, value, alone) for key, value in of_several.items()]
@@ -69,6 +80,26 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
             if entry.rule and not OBJECTIVES[entry.name or label].needs_teacher
         ]
     return [f"{key}={value} changes nothing, as {why}" for key, value, why in lines]
+
+
+def unread_data_keys(config: RunConfig, modalities: Collection[str]) -> list[str]:
+    """A line about each key of ``data`` that is of a modality which the data have not, or which is not read.
+
+    Args:
+        config: Of the training.
+        modalities: Of its training split.
+    """
+    fields, values = DATASETS[config.data.name or ""].Options.model_fields, config.data.options()
+    return [
+        f"data.{key}={values[key]} changes nothing, as it is of {modality}, and the data that are read have "
+        f"{', '.join(modalities)}: leave it out"
+        for key, modality in _OF_MODALITY.items()
+        if key in fields and key in values and values[key] != fields[key].default and modality not in modalities
+    ]
+
+
+def _objectives(config: RunConfig) -> list[str]:
+    return [entry.name or label for label, entry in config.objectives.items()]
 
 
 def _set(section: Any, schema: type[BaseModel], prefix: str, names: Sequence[str]) -> dict[str, Any]:

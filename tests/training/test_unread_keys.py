@@ -9,7 +9,7 @@ import contrastill
 from contrastill.core.config.loading import load_config
 from contrastill.core.value_scale import note_once
 from contrastill.evaluation.train import resolve_config
-from contrastill.training.unread_keys import unread_keys, unread_teacher_keys
+from contrastill.training.unread_keys import unread_data_keys, unread_keys, unread_teacher_keys
 
 DATA = ["data.path=.", "data.name=packed"]
 
@@ -36,13 +36,41 @@ def other_precisions():
 def test_keys_of_teachers_where_there_are_none_are_named(key, value):
     (line,) = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, f"{key}={value}"]))
     assert line.startswith(f"{key}={value.capitalize() if value == 'true' else value} changes nothing, as teachers is")
-    teacher = ["teachers.0.model=resnet8", "train.views=2", f"{key}={value}"]
+    teacher = ["teachers.0.model=resnet8", "train.views=2", "objectives.kd.weight=1", f"{key}={value}"]
     alone = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher]))
     assert len(alone) == ("batched" in key or "rule" in key)
     assert all("changes nothing, as there is one teacher alone: leave it out, or" in line for line in alone)
     two = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher, "teachers.1.model=resnet8"]))
     reads_none = ["objectives.cross_entropy.rule=sum changes nothing, as cross_entropy reads no teacher: leave it out"]
     assert two == (reads_none if key.startswith("objectives") else [])
+
+
+def test_teachers_that_no_objective_reads_are_named():
+    teacher = ["teachers.0.model=resnet8", "train.views=2"]
+    assert unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher])) == [
+        "teachers=resnet8 changes nothing, as none of cross_entropy reads one: leave them out, or add objectives.kd={}"
+    ]
+    teacher += ["objectives.kd.weight=1", "cache.prediction=3"]
+    assert unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher])) == [
+        "cache.prediction=3 changes nothing, as no objective reads a prediction: leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "modality"),
+    [
+        ("void", "3", "semantics"),
+        ("semantic_names", "names", "semantics"),
+        ("depth_unit", "mm", "depth"),
+        ("intrinsics", "[1.0, 1.0, 1.0, 1.0]", "depth"),
+    ],
+)
+def test_keys_of_a_modality_that_the_data_have_not_are_named(key, value, modality):
+    config = load_config("teachers/cifar100", [*DATA, f"data.{key}={value}"])
+    (line,) = unread_data_keys(config, ["rgb"])
+    assert line.startswith(f"data.{key}={value} changes nothing, as it is of {modality}, and the data that are read ")
+    assert unread_data_keys(config, ["rgb", modality]) == []
+    assert unread_data_keys(load_config("teachers/cifar100", DATA), ["rgb"]) == []
 
 
 def test_keys_of_a_cache_that_is_not_made_are_named():

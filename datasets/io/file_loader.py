@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Iterator
@@ -208,8 +209,10 @@ class FileLoader:
         # Imported here once, not in each worker that is forked.
         import cv2
 
-        threads = cv2.getNumThreads()
+        threads, collects = cv2.getNumThreads(), gc.isenabled()
         if self._workers:
+            # A worker that cleared away an earlier loader of this process would print torch's traceback.
+            gc.disable()
             # OpenCV's threads do not live on in a fork, and setNumThreads there would wait for their end for ever.
             cv2.setNumThreads(1)
         try:
@@ -218,6 +221,8 @@ class FileLoader:
         finally:
             if self._workers:
                 cv2.setNumThreads(threads)
+                if collects:
+                    gc.enable()
 
 
 class _Requests(Sampler):

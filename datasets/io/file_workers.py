@@ -299,6 +299,7 @@ def prepare_worker(_: int) -> None:
     """
     # What came with a fork is not the worker's to clear away: torch's loaders of the training print a traceback there.
     gc.freeze()
+    gc.enable()  # it rests while workers are started, as it would clear away such things before this is reached
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

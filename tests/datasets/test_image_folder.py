@@ -256,6 +256,18 @@ def test_workers_leave_what_came_with_the_fork(capfd):
     gc.collect()
 
 
+def test_nothing_is_cleared_away_between_the_fork_and_the_start_of_a_worker(root, monkeypatch):
+    collects, blocked = [], file_loader.sigterm_blocked
+
+    def starting():
+        collects.append(gc.isenabled())
+        return blocked()
+
+    monkeypatch.setattr(file_loader, "sigterm_blocked", starting)
+    next(_loader(root, workers=1, batch_size=1).epoch(1))
+    assert collects == [False] and gc.isenabled()
+
+
 def test_workers_heed_the_signals_of_their_own_process_alone(root):
     torch.set_num_threads(
         torch.get_num_threads()

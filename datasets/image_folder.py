@@ -58,8 +58,9 @@ class ImageFolder:
         test_fraction: float = Field(
             0.1,
             gt=0,
-            lt=1,
-            description="share of the images held out for testing where there are no folders train and test",
+            le=1,
+            description="share of the images held out for testing where there are no folders train and test; 1: all, "
+            "for an evaluation",
         )
 
     def __init__(self, options: Options) -> None:
@@ -118,9 +119,10 @@ class ImageFolder:
         prepared = has_splits(self.root)
         train = split_folder(self.root, "train") if prepared else self.root
         if train is None:
+            alone = split_folders(self.root, "test")[0]
             raise UsageError(
                 f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, "
-                "or CLASS/*.jpg"
+                f"or CLASS/*.jpg; to measure on {alone.name} alone, data.path={alone} data.test_fraction=1"
             )
         classes = sorted(class_folders(train))
         if not classes:
@@ -147,6 +149,10 @@ class ImageFolder:
         for name, target in files:
             parts["test" if hash_fraction(name) < self.options.test_fraction else "train"].append((name, target))
         missed = sorted(set(range(len(classes))) - {target for _, target in parts["train"]})
+        if split == "test":
+            tell_of_share(self.root, len(parts["test"]), len(files), "images", self.options.test_fraction)
+            if self.options.test_fraction == 1:
+                return files
         if missed or not parts["test"]:
             short = (
                 f"no image of {classes[missed[0]]} is left to train on"
@@ -310,6 +316,19 @@ def _is_loop(path: str) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     return next(walk(folder), None) is not None
+
+
+def tell_of_share(where: Path | str, count: int, total: int, what: str, fraction: float) -> None:
+    """Say that a test split is the ``count`` of ``total`` images, samples or rows that are held out."""
+    if 0 < count < total:
+        log.warning(
+            "%s has no test split: it is %d of the %d %s, by data.test_fraction=%g (1: an evaluation measures all)",
+            where,
+            count,
+            total,
+            what,
+            fraction,
+        )
 
 
 def hash_fraction(name: str) -> float:

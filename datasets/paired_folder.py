@@ -20,6 +20,7 @@ from .image_folder import (
     is_free,
     split_folder,
     split_folders,
+    tell_of_share,
     test_folder,
     walk,
 )
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
+# Two of these are folders of modalities also where no names of files agree: classes are not called so.
+_MODALITIES = {"rgb", "depth", "semantics", "thermal", "infrared", "normals", "flow"}
 
 
 @DATASETS.register("paired_folder")
@@ -68,8 +71,9 @@ class PairedFolder:
         test_fraction: float = Field(
             0.1,
             gt=0,
-            lt=1,
-            description="share of the samples held out for testing where there are no folders train and test",
+            le=1,
+            description="share of the samples held out for testing where there are no folders train and test; 1: all, "
+            "for an evaluation",
         )
 
     def __init__(self, options: Options) -> None:
@@ -78,7 +82,9 @@ class PairedFolder:
 
     @staticmethod
     def recognises(path: str) -> bool:
-        """Whether ``path`` holds a folder ``rgb`` or ``depth`` and others with files of the same names."""
+        """Whether ``path`` holds a folder ``rgb`` or ``depth`` and others with files of the same names, or called as
+        modalities are.
+        """
         root = Path(path)
         if not is_free(root):
             return False
@@ -88,6 +94,8 @@ class PairedFolder:
         ] or [""]
         if not others or not {"rgb", "depth"} & {first, *others}:
             return False
+        if len(_MODALITIES & {first, *others}) > 1:
+            return True
         # Some say enough: a folder may have millions. One that lacks its partner here and there raises an error when it
         # is opened.
         stems = {_stem(file, where / first) for file in islice(walk(where / first, SUFFIXES), 64)}
@@ -151,12 +159,14 @@ class PairedFolder:
         listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
         stems = _partners(where, listed)
         if not prepared:
-            stems = [stem for stem in stems if (hash_fraction(stem) < self.options.test_fraction) == (split == "test")]
+            total, fraction = len(stems), self.options.test_fraction
+            stems = [stem for stem in stems if (hash_fraction(stem) < fraction) == (split == "test")]
+            if split == "test":
+                tell_of_share(self.root, len(stems), total, "samples", fraction)
             if not stems:
                 kind = "held out for testing" if split == "test" else "left to train on"
                 raise UsageError(
-                    f"{self.root}: with data.test_fraction={self.options.test_fraction} no sample is {kind}; add "
-                    "samples, or set another"
+                    f"{self.root}: with data.test_fraction={fraction} no sample is {kind}; add samples, or set another"
                 )
         limit = self.options.limit
         if limit is not None and limit < len(stems):
@@ -227,6 +237,14 @@ def _files(folder: Path) -> dict[str, Path]:
 def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
     """The stems of the samples, sorted by path; raises where a modality lacks one."""
     everything = set().union(*listed.values())
+    first, *others = listed
+    for name in others:
+        if listed[first].keys().isdisjoint(listed[name]):
+            one, other = (min(listed[each].values()).name for each in (first, name))
+            raise UsageError(
+                f"{where}: no file of {name} is called as one of {first} is ({other}, {one}): give the files of a "
+                "sample one name, whatever their endings"
+            )
     for name, files in listed.items():
         lacking = min(everything - files.keys(), default=None)
         if lacking is not None:

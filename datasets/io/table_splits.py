@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
 from ...core.label_vectors import Labels, check_one_form, read_label_vectors
-from ..image_folder import SPLITS, hash_fraction
+from ..image_folder import SPLITS, hash_fraction, tell_of_share
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
 from .pairs import PairOptions, open_pairs
@@ -52,9 +52,9 @@ class TableOptions(PairOptions):
     test_fraction: float | None = Field(
         None,
         gt=0,
-        lt=1,
+        le=1,
         description=f"share of the rows held out for testing where there is one split; null: {_FRACTION}, of a Dataset "
-        "passed to a call none",
+        "passed to a call none; 1: all, for an evaluation",
     )
 
 
@@ -225,6 +225,10 @@ class TableSplits:
         if self.test is not None or self.fraction is None:
             return rows
         held_out = np.array([hash_fraction(str(row)) < self.fraction for row in rows.tolist()])
+        if split == "test":
+            tell_of_share(self.where, int(held_out.sum()), len(rows), "rows", self.fraction)
+            if self.fraction == 1:
+                return rows
         labels = None if self.label is None else self._labels_of(self.train)
         missed = None if labels is None else np.setdiff1d(labels.numbers, labels.numbers[~held_out])
         if not held_out.any() or held_out.all() or (missed is not None and len(missed)):

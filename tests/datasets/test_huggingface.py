@@ -113,7 +113,7 @@ def test_workers_resuming_and_spawn_change_no_byte(both):
     assert torch.equal(reader[1, rows]["rgb"], split.reader(3)[1, rows]["rgb"])
 
 
-def test_parquet_and_the_default_test_split_and_size(both, tmp_path, monkeypatch):
+def test_parquet_and_the_default_test_split_and_size(both, tmp_path, monkeypatch, caplog):
     dataset = both[2]
     monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
@@ -122,6 +122,8 @@ def test_parquet_and_the_default_test_split_and_size(both, tmp_path, monkeypatch
         _open(tmp_path, test_fraction=0.001)
     split, test = (_open(tmp_path, name, test_fraction=0.3) for name in ("train", "test"))
     assert split.num_samples + test.num_samples == 14 and test.num_samples
+    assert _open(tmp_path, "test", test_fraction=1).num_samples == 14
+    assert f"is {test.num_samples} of the 14 rows, by data.test_fraction=0.3 (1: an evaluation" in caplog.text
     assert _open(tmp_path, test_fraction=0.3).modalities == {"rgb": (3, 224, 224)}
     assert _open({"train": dataset["train"].select([0, 2])}).modalities == {"rgb": (3, 224, 224)}
     square = _dataset({"image": [_encoded(_picture(k, 9, 9)) for k in range(3)]}, image=hf.Image())

@@ -385,10 +385,16 @@ def test_what_counts_as_an_image(tmp_path):
     assert _data(tmp_path).open("test").targets.tolist() == [1]
 
 
-def test_holding_out_a_part(tmp_path):
+def test_holding_out_a_part(tmp_path, caplog):
     for name in ("cat", "dog"):
         for k in range(40):
             _save(tmp_path / name / f"{k}.png", 2, 3)
+    whole = _data(tmp_path, test_fraction=1)
+    assert whole.open("test").num_samples == 80 and not caplog.text
+    with pytest.raises(UsageError, match="no image of cat is left to train on"):
+        whole.open("train")
+    held_out = _data(tmp_path, test_fraction=0.25).open("test").num_samples
+    assert f"{tmp_path} has no test split: it is {held_out} of the 80 images, by data.test_fraction=0.25" in caplog.text
     parts = {
         split: [os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.25).open(split).files]
         for split in ("train", "test")
@@ -415,7 +421,7 @@ def test_holding_out_a_part(tmp_path):
         (["train/cat/1.png", "test/cat/1.txt"], "test", "test has no images"),
         (["train/cat/1.png"], "test", "none called test or val: add one, or hold out a part of train with data.path="),
         (["train/1.png", "test/1.png"], "train", "train has no folders of classes"),
-        (["test/cat/1.png"], "train", "has no folder train"),
+        (["test/cat/1.png"], "train", "test alone, data.path={root}/test data.test_fraction=1"),
         (["1.png"], "train", "has no folders of classes"),
         (["train/cat/1.png", "test/cat/1.png"], "val", "no split 'val': it has train, test"),
     ],
@@ -423,7 +429,7 @@ def test_holding_out_a_part(tmp_path):
 def test_errors_name_the_folder_and_the_remedy(tmp_path, make, split, message):
     for name in make:
         _save(tmp_path / name, 2, 3, format="PNG")
-    with pytest.raises(UsageError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message.replace("{root}", str(tmp_path)))):
         _data(tmp_path).open(split)
 
 

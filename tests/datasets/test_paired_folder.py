@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from contrastill.core.config.loading import dataset_options
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.recognition import recognised
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io import file_loader
 from contrastill.datasets.io.array_files import read_array
@@ -205,6 +206,7 @@ def test_holding_out_a_part(tmp_path):
     )
     assert set(parts["test"]) < set(_data(tmp_path, test_fraction=0.5).open("test").samples.files["depth"].tolist())
     assert _data(tmp_path, limit=7).open("train").num_samples == 7
+    assert _data(tmp_path, test_fraction=1).open("test").num_samples == 40
     for split, share, message in (
         ("test", 1e-6, "no sample is held out for testing"),
         ("train", 0.999999, "no sample is left to train on"),
@@ -406,7 +408,7 @@ def _make(root, names):
         (["rgb/0.png", "depth/0.png", "depth/a/1.png", "depth/a/2.png"], {}, "train",
             "depth/a/1.png has no partner a/1.* of rgb in {root} (2 files lack theirs)"),
         (["train/rgb/0.png", "train/depth/0.png", "test/rgb/0.png", "test/depth/1.png"], {}, "test",
-            "test/depth/1.png has no partner 1.* of rgb") ,
+            "{root}/test: no file of depth is called as one of rgb is (1.png, 0.png): give the files of a sample"),
         (["rgb/0.png"], {}, "train", "{root} has one folder of a modality (rgb): the layout is rgb/0001.png"),
         (["rgb/0.png", "depth/"], {}, "train", "has one folder of a modality (rgb), and no files (.png, .jpg, "
             ".jpeg, .bmp, .ppm, .pgm, .tif, .tiff, .webp, .npy, .exr) in depth"),
@@ -463,9 +465,17 @@ def test_recognises_its_own_and_no_other(tmp_path, root):
     assert not mine(str(tmp_path / "pets")) and images(str(tmp_path / "pets"))
     _make(tmp_path / "some", ["rgb/0.png", "rgb/1.png", "depth/1.npy"])
     assert mine(str(tmp_path / "some"))
-    _make(tmp_path / "apart", ["rgb/0.png", "depth/1.npy"])
+    _make(tmp_path / "apart", ["heat/0.png", "depth/1.npy"])
     _make(tmp_path / "run", ["rgb/0.png", "depth/0.png", "config.yaml"])
     assert not any(mine(str(tmp_path / name)) for name in ("apart", "run", "none", "some/rgb"))
+
+
+@pytest.mark.parametrize("folders", ["", "train/"])
+def test_modalities_whose_files_have_unlike_names_are_no_classes(tmp_path, folders):
+    _make(tmp_path, [f"{folders}rgb/0_rgb.png", f"{folders}depth/0_depth.png"])
+    assert recognised(str(tmp_path)) == ["paired_folder"]
+    with pytest.raises(UsageError, match=r"no file of depth is called as one of rgb is \(0_depth.png, 0_rgb"):
+        _data(tmp_path).open("train")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torchvision.datasets import CIFAR100
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.views import PaddedImages
@@ -61,8 +61,8 @@ class Cifar100:
         files = folder / CIFAR100.base_folder
         if not files.is_dir() and not self.options.download:
             raise UsageError(
-                f"{files} does not exist: set data.download=true (in data pack: --download) to fetch CIFAR-100 "
-                f"(169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
+                f"{files} does not exist{looked_in(files)}: set data.download=true (in data pack: --download) to fetch "
+                f"CIFAR-100 (169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
             )
         try:
             return CIFAR100(folder, train=train, download=self.options.download)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from ..core.config.fields import Side
-from ..core.errors import UsageError
+from ..core.errors import UsageError, looked_in
 from ..core.recognition import recognised
 from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
@@ -90,10 +90,9 @@ class ImageFolder:
         if split not in SPLITS:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(
-                f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: "
-                "set data.path"
-            )
+            missing = f"does not exist{looked_in(self.root)}"
+            what = "is a file, not a folder of images" if self.root.exists() else missing
+            raise UsageError(f"{self.root} {what}: set data.path")
         options = self.options
         classes, files = self._list(split)
         # Where both splits are of the same folders, once is enough.

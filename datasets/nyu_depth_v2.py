@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator
 
 from ..core.config.fields import Side
-from ..core.errors import UsageError
+from ..core.errors import UsageError, looked_in
 from ..core.registry import DATASETS
 from .io.camera import Camera
 from .io.file_loader import default_workers
@@ -112,8 +112,8 @@ class NyuDepthV2:
             return path
         if not path.exists():
             raise UsageError(
-                f"{path} does not exist: set data.path to the folder that holds {FILE} (2.8 GB) and {SPLITS}, "
-                f"both from {PAGE}"
+                f"{path} does not exist{looked_in(path)}: set data.path to the folder that holds {FILE} (2.8 GB) and "
+                f"{SPLITS}, both from {PAGE}"
             )
         if not (path / FILE).is_file():
             raise UsageError(f"{path} does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both from {PAGE}")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
 from .image_folder import (
     SPLITS,
@@ -106,11 +106,9 @@ class PairedFolder:
         if split not in SPLITS:
             raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(
-                f"{self.root} "
-                f"{'is a file, not a folder of modalities' if self.root.exists() else 'does not exist'}: set "
-                "data.path"
-            )
+            missing = f"does not exist{looked_in(self.root)}"
+            what = "is a file, not a folder of modalities" if self.root.exists() else missing
+            raise UsageError(f"{self.root} {what}: set data.path")
         options = self.options
         where, files = self._list(split)
         names = self._class_names() if LABELS in files else None

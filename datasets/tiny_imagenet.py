@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from ..core.config.fields import Side
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
 from .image_folder import is_hidden
 from .io.images import IMAGE_SUFFIXES, read_square
@@ -102,7 +102,7 @@ class TinyImageNet:
             if path.is_file()
             else "has no wnids.txt"
             if path.is_dir()
-            else "does not exist"
+            else f"does not exist{looked_in(path)}"
         )
         raise UsageError(f"{path} {what}: set data.path to the folder {_FOLDER}, with wnids.txt, train and val in it")
 

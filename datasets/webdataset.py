@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from ..core.config.fields import Side
-from ..core.errors import UsageError
+from ..core.errors import UsageError, looked_in
 from ..core.registry import DATASETS
 from .image_folder import SPLITS, folders_in, is_free
 from .io.file_splits import FileSplit
@@ -81,10 +81,9 @@ class WebDataset:
         if split not in SPLITS:
             raise UsageError(f"webdataset has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(
-                f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: "
-                "set data.path"
-            )
+            missing = f"does not exist{looked_in(self.root)}"
+            what = "is a file, not a folder of shards" if self.root.exists() else missing
+            raise UsageError(f"{self.root} {what}: set data.path")
         options = self.options
         shards, index = self._index(split)
         classes = self._num_classes(split, shards, index)

@@ -324,7 +324,8 @@ class EvaluationResult(TabularResult):
         if names is None or len(names) > _MOST_CLASSES:
             return []
         same = [(row, scores) for row, scores in dense if scores.classes == names]
-        columns = ["IoU %", *(f"{row.role} {row.model}" for row, _ in same)]
+        several = len({row.run for row, _ in same}) > 1
+        columns = ["IoU %", *(f"{f'{row.run} ' if several else ''}{row.role} {row.model}" for row, _ in same)]
         lines = [
             [name, *(_percent(scores.per_class_iou[place]) for _, scores in same)] for place, name in enumerate(names)
         ]

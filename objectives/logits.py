@@ -42,6 +42,11 @@ def check_classes(objective: str, setting: Setting) -> None:
             )
         check_two_outputs(objective, role, spec.num_classes)
     if setting.student.num_classes != teacher.num_classes:
+        if setting.targets is not None and int(setting.targets.max()) + 1 == teacher.num_classes:
+            raise UsageError(
+                f"objective {objective} compares logits, but the student has {setting.student.num_classes} classes and "
+                f"the teacher {teacher.num_classes}, as the data: give the student {teacher.num_classes}"
+            )
         raise UsageError(
             f"objective {objective} compares logits, but the teacher has {teacher.num_classes} classes "
             f"and the student {setting.student.num_classes}: say with class_map which of the teacher's classes is "

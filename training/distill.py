@@ -257,6 +257,11 @@ def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
         if key in TrainConfig.model_fields:
             dotted[f"train.{key}"] = value
         elif "." not in key and (key not in RunConfig.model_fields or key in named):
+            section, _, inner = key.partition("_")
+            if section in ("data", "student", "cache", "evaluation", "ensemble") and inner:
+                raise UsageError(
+                    f"keyword of distill {key!r} does not exist: a key of a section is **{{'{section}.{inner}': …}}"
+                )
             raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
         elif isinstance(value, Mapping) and "." not in key:
             dotted |= {f"{key}.{inner}": one for inner, one in value.items()}

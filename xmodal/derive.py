@@ -64,7 +64,8 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
     if name in SOURCES:
         raise UsageError(
             f"modality {name} is not in this data, which has {', '.join(modalities)}: read one of "
-            f"{', '.join(available(modalities, camera))}"
+            f"{', '.join(available(modalities, camera))}, or call what is {name} so, in your samples or by "
+            f"data.folders or data.fields={{{name}: …}}"
         )
     if name not in MODALITIES:
         derived = [other for other in available(modalities, camera) if other not in modalities]

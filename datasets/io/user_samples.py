@@ -77,7 +77,8 @@ class UserSamples:
         numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
         if label is None and numbers:
             log.warning(
-                "samples of %s have no target or label, so they are unlabelled: what is called %s is not read",
+                "samples of %s have no target or label, so they are unlabelled: what is called %s is not read; "
+                "call it target",
                 self.name,
                 " and ".join(numbers),
             )

@@ -433,9 +433,14 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path, make, split, message):
         _data(tmp_path).open(split)
 
 
-def test_missing_folder_and_wrong_options(tmp_path, root):
+def test_missing_folder_and_wrong_options(tmp_path, root, monkeypatch):
     with pytest.raises(UsageError, match="nowhere does not exist: set data.path"):
         _data(tmp_path / "nowhere").open("train")
+    monkeypatch.chdir(tmp_path)  # the folder that a run's relative path is read in is not always that of its training
+    for name in ("image_folder", "paired_folder", "tiny_imagenet"):
+        dataset = DATASETS[name]
+        with pytest.raises(UsageError, match=re.escape(f"nowhere does not exist (in {tmp_path}): set data.path")):
+            dataset(dataset.Options(path="nowhere")).open("train")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file, not a folder"):
         _data(tmp_path / "file").open("train")

@@ -14,6 +14,7 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import to_yaml
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.evaluation.evaluation_result import DenseScores, EvaluationResult, EvaluationRow
 from contrastill.evaluation.probe_report import ProbeSpec
 from contrastill.models.build import build_network, save_student
 
@@ -110,3 +111,13 @@ def test_teachers_of_samples_are_compared_without_it(runs, capsys):
 def test_a_picture_of_its_own_answers_may_be_named(runs, tmp_path):
     result = contrastill.evaluate_runs(runs / "baseline", picture=tmp_path / "answers.png", progress=False)
     assert result.picture == tmp_path / "answers.png" and result.picture.is_file()
+
+
+def test_the_intersections_of_several_runs_name_their_runs():
+    scores = [DenseScores(90.0, 80.0, miou, None, [miou, miou], ("table", "object")) for miou in (50.0, 60.0)]
+    rows = [
+        EvaluationRow(run, "student", "unet", 1, 2, "w", "accuracy", each)
+        for run, each in zip("ab", scores, strict=True)
+    ]
+    columns = [EvaluationResult(tuple(part)).tables()[1].columns for part in (rows, rows[:1])]
+    assert columns == [["IoU %", "a student unet", "b student unet"], ["IoU %", "student unet"]]

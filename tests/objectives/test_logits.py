@@ -2,6 +2,8 @@
 they refuse.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -293,6 +295,13 @@ def test_other_classes_are_refused(name):
         UsageError, match=f"objective {name} compares logits, but the teacher has 100 classes and the student 10"
     ):
         objective.build(objective.Options(), setting(10, 100))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_with_other_classes_than_teacher_and_data_is_told_theirs(name):
+    objective = OBJECTIVES[name]
+    with pytest.raises(UsageError, match="the student has 1000 classes and the teacher 4, as the data: give the stud"):
+        objective.build(objective.Options(), replace(setting(1000, 4), targets=torch.arange(8) % 4))
 
 
 def test_dkd_without_labels_is_refused():

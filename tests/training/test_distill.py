@@ -403,6 +403,8 @@ class Uneven(Noisy):
         ({"student_modality": "depth"}, "modality depth is not in this data"),
         ({"objectives": {"crdd": 1}}, "objective 'crdd' does not exist: did you mean crd"),
         ({"objectives": {"crd": {"num_negative": 3}}}, "objectives.crd.num_negative is not a key.*num_negatives"),
+        ({"student_resolution": 8}, r"'student_resolution' does not exist: a key of a section is "
+            r"\*\*{'student.resolution': …}"),
         ({"epoch": 3}, "keyword of distill 'epoch' does not exist: did you mean epochs"),
         ({"lr": "fast"}, "train.lr='fast' is not allowed"),
         ({"seeds": 3}, "seeds is of the command"),

@@ -62,6 +62,7 @@ def test_what_is_available():
     [
         ("depth", {"rgb": (3, 8, 8)}, None, "modality depth is not in this data, which has rgb"),
         ("rgb", {"depth": (1, 8, 8)}, Camera("m"), "modality rgb is not in this data, which has depth"),
+        ("rgb", {"pixel_values": (3, 8, 8)}, None, r"call what is rgb so, in your samples or by data\.folders"),
         (
             "luminance",
             {"depth": (1, 8, 8)},

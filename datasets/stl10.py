@@ -109,8 +109,8 @@ class Stl10:
             return folder
         if not self.options.download:
             raise UsageError(
-                f"{folder} does not exist{looked_in(folder)}: set data.download=true (in data pack: --download) to fetch "
-                f"STL-10 (2.6 GB), or unpack {STL10.filename} from {STL10.url} into {root}"
+                f"{folder} does not exist{looked_in(folder)}: set data.download=true (in data pack: --download) to "
+                f"fetch STL-10 (2.6 GB), or unpack {STL10.filename} from {STL10.url} into {root}"
             )
         from torchvision.datasets.utils import download_and_extract_archive
 

@@ -68,9 +68,14 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path) from error
-    state = _unwrap(_load_checkpoint(path))
+    stored = _load_checkpoint(path)
+    state = _unwrap(stored)
     if state is None:
-        raise UsageError(f"weights {path} hold no state dict, neither as they are nor under {' or '.join(_KEYS[:2])}")
+        names = [str(name) for name in stored] if isinstance(stored, Mapping) else []
+        has = f"; it has {', '.join(names)}: save that of the network alone" if names else ""
+        raise UsageError(
+            f"weights {path} hold no state dict, neither as they are nor under {' or '.join(_KEYS[:2])}{has}"
+        )
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)

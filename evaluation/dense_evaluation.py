@@ -36,7 +36,8 @@ def check_dense_data(split: Any, channels: int | None, where: str) -> None:
     if not needed & {*split.modalities}:
         raise UsageError(
             f"the test split of {where} has no {' or '.join(sorted(needed))} to compare predictions with: it has "
-            f"{', '.join(split.modalities)}; name data that have it with evaluation.data"
+            f"{', '.join(split.modalities)}; name data that have it with evaluation.data, or with data.fields what is "
+            "read of a packed file"
         )
 
 

@@ -285,6 +285,10 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
         )
     size = getattr(getattr(module, "config", None), "image_size", None)
     way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is not None and first.in_channels != shape[0]:
+        way = f"; its first convolution takes {first.in_channels}: return tensors of as many channels"
+        way += ", or let it read one of rgb, modality='grey' in a dict of it" if first.in_channels == 1 else ""
     if "Inference tensor" in reason:
         way = "; take torch.inference_mode() off its forward, as no loss takes what it returns"
     return UsageError(

@@ -161,7 +161,7 @@ def warn_of_scaling(pictures: Iterable[Picture]) -> None:
     """
     brightest: list[tuple[int, Picture]] = []
     for picture in pictures:
-        if picture.highest > 255:
+        if 255 < picture.highest < 65536:  # what has more is refused where it is read
             with suppress(Exception):  # damage is reported where the picture is read
                 brightest.append((picture.brightest(), picture))
     if brightest:

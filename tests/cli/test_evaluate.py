@@ -131,6 +131,18 @@ def test_evaluate_of_what_is_no_run(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_evaluate_of_a_file_of_a_run_names_the_run_and_where_the_best_epoch_is(run, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    best = shutil.copy(copy / "student.safetensors", copy / "student_best.safetensors")
+    figures = f"; the test figures of its epoch are in {copy / 'metrics.jsonl'}"
+    for file, way in ((best, figures), (copy / "config.yaml", "")):
+        assert main(["evaluate", str(file)]) == 2
+        message = " ".join(capsys.readouterr().err.split())
+        assert message.endswith(f"{file} is a file of a run: name the run, {copy}{way}")
+
+
 # Segmentation and classification
 
 ROOMS = """

@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.array_files import read_array, read_file, read_pair
-from contrastill.datasets.io.images import Picture
+from contrastill.datasets.io.images import Picture, warn_of_scaling
 from contrastill.datasets.io.user_samples import UserSamples
 
 DEEP = np.array([[0, 1, 257, 1000], [4095, 10000, 40000, 65535]], np.uint16)
@@ -448,6 +448,12 @@ def test_what_is_lost_is_logged_once_a_data_set(tmp_path, caplog):
         messages[0],
     )
     assert "depth/0.jpg is stored with lossy compression, which blends the values of neighbours" in messages[1]
+
+
+def test_what_is_refused_as_rgb_is_not_called_scaled_before(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "c.tif"), np.ones((2, 2), np.float32))
+    warn_of_scaling([Picture(tmp_path / "c.tif")])
+    assert not caplog.text
 
 
 # Pictures

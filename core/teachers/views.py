@@ -93,11 +93,26 @@ class TeacherViews:
         )
         if not numbers:
             return None
+        if self._rereads_differ(view, rows):
+            return UsageError(
+                "samples of one view are others each time they are read, so teacher outputs of them cannot be cached: "
+                "draw from torch, np.random or random, or seed a generator of one's own by them, as "
+                "np.random.default_rng(np.random.randint(2**31)) in __getitem__ (of albumentations: "
+                "transform.set_random_seed(np.random.randint(2**31))), or set train.views=null"
+            )
         key = asked[numbers[0]]
         return UsageError(
             f"teacher {key.teacher} gives other {key.part} of the same samples each time it is asked, so its outputs "
             f"cannot be cached: {REMEDY}, or set train.views=null, by which it is asked at each step"
         )
+
+    def _rereads_differ(self, view: int, rows: range) -> bool:
+        """Whether the same samples are read twice as others."""
+        chosen = rows.start + evenly_spaced(len(rows), min(_COMPARED, self.batch_size))
+        one, other = (next(iter(self.loader.in_order(view, chosen, self.batch_size))) for _ in range(2))
+        # NaN, where depth was not measured, is equal to NaN.
+        shown = [name for name, values in one.items() if isinstance(values, Tensor)]
+        return any(not torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in shown)
 
     def precision(self, key: OutputKey) -> torch.dtype:
         """The one a teacher computes in outside of autocast."""

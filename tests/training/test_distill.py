@@ -4,6 +4,7 @@ stops, the Hub's folders, wrong usage.
 
 import json
 import signal
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -415,6 +416,26 @@ def test_errors_are_one_sentence_and_nothing_is_written(changes, message, tmp_pa
     with pytest.raises(ContrastillError, match=message):
         contrastill.distill(**call)
     assert not (tmp_path / "run").exists()
+
+
+class Wandering(Noisy):
+    """Images whose augmentation draws from a generator of its own, or from one that is seeded by NumPy's."""
+
+    def __init__(self, seeded):
+        super().__init__()
+        self.seeded, self.own = seeded, np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        own = np.random.default_rng(np.random.randint(2**31)) if self.seeded else self.own
+        return torch.roll(image, int(own.integers(1, 9)), 2), label
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_views_that_change_are_not_cached_and_the_samples_are_named(seeded, tmp_path):
+    refused = nullcontext() if seeded else pytest.raises(UsageError, match="samples of one view are others each time")
+    with refused:
+        contrastill.distill(Tiny(), "resnet8", Wandering(seeded), out=tmp_path / "run", **SHORT, views=2)
 
 
 def test_a_file_of_weights_without_a_name(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from .registry import DATASETS
 from .user_code import error_text, is_own, origin
 from .value_scale import note_once
@@ -15,6 +18,15 @@ def recognised(path: str, leaving_out: str | None = None) -> list[str]:
         leaving_out: Name of a data set that is not asked.
     """
     return [name for name, entry in DATASETS.items() if name != leaving_out and _recognises(name, entry, path)]
+
+
+def unknown_layout(path: str) -> str:
+    """That no data set recognises a path, and where in it lies one that is recognised, as in what an archive holds."""
+    folders: list[Path] = []
+    with suppress(OSError):  # a file, or a folder that may not be read
+        folders = sorted(each for each in Path(path).iterdir() if each.is_dir() and not each.name.startswith("."))
+    inside = next((str(each) for each in folders[:8] if len(recognised(str(each))) == 1), None)
+    return "is of no known layout" + ("" if inside is None else f", but {inside} is (name that folder)")
 
 
 def _recognises(name: str, entry: object, path: str) -> bool:

@@ -20,7 +20,7 @@ from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.label_vectors import lacks_classes
 from ..core.plugins import import_plugins, imports_of
-from ..core.recognition import recognised
+from ..core.recognition import recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network
 from ..core.run import Run, runs_beside
@@ -295,7 +295,7 @@ def _located(head: str) -> tuple[str, str | None]:
     if Path(head).exists():
         names = recognised(head)
         if len(names) != 1:
-            why = f"could be {' or '.join(names)}" if names else "is of no known layout"
+            why = f"could be {' or '.join(names)}" if names else unknown_layout(head)
             raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}, {_OTHERS}")
         return names[0], head
     name, colon, path = head.partition(":")

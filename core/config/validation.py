@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
-from ..recognition import recognised
+from ..recognition import recognised, unknown_layout
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..run import Run
 from ..seeds import each_seed, members
@@ -192,7 +192,7 @@ def _recognise(path: str | None) -> str:
         )
     names = recognised(path)
     if len(names) != 1:
-        kind = f"could be {' or '.join(names)}" if names else "is of no known layout"
+        kind = f"could be {' or '.join(names)}" if names else unknown_layout(path)
         raise UsageError(
             f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}, or of a package of "
             "yours (--import MY_PACKAGE)"

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import contrastill
-from contrastill.core.errors import ContrastillError
+from contrastill.core.config.schema import DataConfig
+from contrastill.core.config.validation import validate_data
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.recognition import recognised
 from contrastill.core.registry import DATASETS
 from contrastill.core.split_checks import check_entry
@@ -68,6 +70,12 @@ def test_its_data_are_packed_as_they_are_described(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ContrastillError, match="no known layout: write NAME:.* or of a package of yours .--import MY"):
         data_named(tmp_path)
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
+        (tmp_path / "unpacked" / name).parent.mkdir(parents=True)
+        (tmp_path / "unpacked" / name).touch()
+    for ask in (data_named, lambda path: validate_data(DataConfig(path=str(path)))):
+        with pytest.raises(UsageError, match=rf"no known layout, but {tmp_path / 'unpacked'} is \(name that folder\)"):
+            ask(tmp_path)
     monkeypatch.setitem(DATASETS._entries, "mine", Mine)
     assert data_named(tmp_path).name == "mine"
     splits = source_of(str(tmp_path)).splits

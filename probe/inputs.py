@@ -35,7 +35,11 @@ def as_network(network: Any) -> Network:
 
 def as_splits(train: Any, test: Any) -> tuple[Any, Any]:
     """Splits and loaders as they are; datasets of one's own, both, as splits."""
-    if all(hasattr(part, "epoch") or hasattr(part, "loader") for part in (train, test)):
+    # Datasets may have attributes of these names: torchvision's of folders call what opens a file their loader.
+    if all(
+        callable(getattr(part, "epoch", None)) or (hasattr(part, "loader") and hasattr(part, "num_samples"))
+        for part in (train, test)
+    ):
         return train, test
     data = UserDataset(train, test)(UserDataset.Options())
     return data.open("train"), data.open("test")

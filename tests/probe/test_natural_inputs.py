@@ -18,6 +18,7 @@ def test_a_loaded_student_is_probed_on_datasets(tmp_path):
     network = build_network("resnet8", num_classes=3)
     save_student(network, tmp_path / "student.safetensors")
     data = TensorDataset(IMAGES, TARGETS)
+    data.loader, data.epoch = open, 3  # of the dataset's own, as ImageFolder of torchvision has a loader
     result = contrastill.linear_probe(load_student(tmp_path / "student.safetensors"), data, data)
     assert result.num_train == result.num_test == 24
     assert result.top1 == contrastill.linear_probe(network, data, data).top1 > 90

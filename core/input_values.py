@@ -49,6 +49,8 @@ def check_images(images: Any, channels: int, *, colours: bool) -> None:
         kind = type(images).__name__
         shape = f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else ""
         way = "torch.from_numpy(images) makes one of an array (B, C, H, W)" if kind == "ndarray" else _TO_TENSOR
+        if isinstance(images, (list, tuple)) and all(isinstance(image, Tensor) for image in images):
+            way = "torch.stack(images) makes one of tensors (C, H, W)"
         raise UsageError(f"images are one tensor (B, C, H, W), and this is a {kind}{shape}: {way}")
     if images.ndim != 4 or images.shape[1] != channels:
         raise UsageError(

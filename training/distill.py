@@ -213,7 +213,8 @@ def _training(
         if isinstance(value := values.get(f"train.{key}"), int) and value > 0
     }
     dense = answers_for_positions(student["model"])
-    optimizer = values.get("train.optimizer") or ("adamw" if dense else "sgd")
+    given = values.get("train.optimizer")
+    optimizer = given if isinstance(given, str) else "adamw" if dense else "sgd"
     chosen = default_training(
         num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None
     )
@@ -261,6 +262,12 @@ def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
             if section in ("data", "student", "cache", "evaluation", "ensemble") and inner:
                 raise UsageError(
                     f"keyword of distill {key!r} does not exist: a key of a section is **{{'{section}.{inner}': …}}"
+                )
+            owners = [name for name, entry in OBJECTIVES.items() if key in entry.Options.model_fields]
+            if owners:
+                raise UsageError(
+                    f"keyword of distill {key!r} does not exist: it is an option of {', '.join(owners)}, as "
+                    f"objectives={{'{min(owners, key=len)}': {{'{key}': …}}}}"
                 )
             raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
         elif isinstance(value, Mapping) and "." not in key:

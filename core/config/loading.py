@@ -203,12 +203,16 @@ def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    key = ""
     try:
         tree = OmegaConf.create(_plain(_without_unread(values, overrides)))
         for key, value in overrides.items():
             _put(tree, key, _plain(value))
     except OmegaConfBaseException as error:
-        raise UsageError(f"the values given are no config: {str(error).splitlines()[0]}") from error
+        what = f"{key}={overrides[key]!r} is no value" if key else "the values given are no config"
+        raise UsageError(
+            f"{what}: {str(error).splitlines()[0]}; pass numbers, text, lists and dicts of them"
+        ) from error
     return OmegaConf.to_container(tree)
 
 

@@ -41,8 +41,8 @@ def network(**options):
         (UNIT[0].permute(1, 2, 0), r"as in images.permute\(2, 0, 1\)\[None\]"),
         (UNIT.permute(0, 2, 3, 1), r"channels come first, as in images.permute\(0, 3, 1, 2\)"),
         (UNIT.numpy(), r"this is a ndarray of shape \(2, 3, 8, 8\): torch.from_numpy\(images\) makes one"),
+        ([*UNIT], r"this is a list: torch.stack\(images\) makes one of tensors"),
         (Image.new("RGB", (8, 8)), "this is a Image: torchvision.transforms.functional.pil_to_tensor"),
-        ([UNIT[0], UNIT[1]], "this is a list: torchvision"),
         (
             UNIT.masked_fill(UNIT == UNIT.max(), math.nan),
             "images of rgb hold NaN, which stands for what was",

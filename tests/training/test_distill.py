@@ -406,6 +406,8 @@ class Uneven(Noisy):
         ({"objectives": {"crd": {"num_negative": 3}}}, "objectives.crd.num_negative is not a key.*num_negatives"),
         ({"student_resolution": 8}, r"'student_resolution' does not exist: a key of a section is "
             r"\*\*{'student.resolution': …}"),
+        ({"temperature": 4}, r"'temperature' does not exist: it is an option of .*objectives={'kd': {'temperature': "),
+        ({"optimizer": torch.optim.SGD}, "train.optimizer=.*SGD.* is no value: .*; pass numbers, text, lists"),
         ({"epoch": 3}, "keyword of distill 'epoch' does not exist: did you mean epochs"),
         ({"lr": "fast"}, "train.lr='fast' is not allowed"),
         ({"seeds": 3}, "seeds is of the command"),

@@ -45,7 +45,9 @@ def check(trainings: Sequence[Training]) -> None:
     Raises:
         UsageError: A key, a name or a value that is not allowed, or a folder with a run of other settings or data.
     """
-    _open.cache_clear(), _facts.cache_clear()  # the file may be another since an earlier call
+    # The file may be another since an earlier call.
+    _open.cache_clear()
+    _facts.cache_clear()
     for training in trainings:
         exists = Run(training.out).config.is_file()
         if training.seed == 0 or exists:

@@ -110,6 +110,13 @@ GRIDS = {
                 3,
                 (),
             ),
+            "CWD, no labels": (["objectives.cwd={weight: 3}", *UNLABELLED], 1, ()),
+            "KD + CWD, no labels": (
+                ["objectives.dense_kd={weight: 1}", "objectives.cwd={weight: 3}", *UNLABELLED],
+                1,
+                (),
+            ),
+            "labels + CWD": (["objectives.cwd={weight: 3}", LABELS, *BOTH], 3, ()),
             "labels + KD": (["objectives.dense_kd={weight: 1}", LABELS, *BOTH], 3, ()),
             "labels + KD + dense contrast": (
                 ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={ENCODERS}", LABELS, *BOTH],

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from ..core.classes import answer_as
 from ..core.config.loading import load_config, to_yaml
-from ..core.config.schema import DataConfig, RunConfig
+from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
-from ..core.registry import DATASETS
 from ..core.run import Run
 from ..core.run_data import compared_splits
-from ..core.split_checks import dataset_of
-from ..datasets.io.fingerprint import fingerprint
-from ..models.build import build_network
 from .benchmark import TEACHER, Training
+from .grid_data import correct, facts_of, forget, num_train_images
 from .results import append_row, key_of, pack_bits, read_rows
 from .training_process import Train, environment_of, start_process, visible_devices
 
@@ -45,7 +35,7 @@ def check(trainings: Sequence[Training]) -> None:
     Raises:
         UsageError: A key, a name or a value that is not allowed, or a folder with a run of other settings or data.
     """
-    _open.cache_clear(), _facts.cache_clear()  # the file may be another since an earlier call
+    forget()  # the file may be another since an earlier call
     for training in trainings:
         exists = Run(training.out).config.is_file()
         if training.seed == 0 or exists:
@@ -58,7 +48,7 @@ def check(trainings: Sequence[Training]) -> None:
 def _check_data(run: Run, config: RunConfig) -> None:
     """Refuse other data: differences between trainings are paired by test images."""
     for split, before in run.data_facts().items():
-        if split in compared_splits(config.train.validation) and before != _facts(_key(config.data), split):
+        if split in compared_splits(config.train.validation) and before != facts_of(config.data, split):
             raise UsageError(
                 f"the data in {config.data.path} changed since {run.path} was trained ({split} differs), and trainings "
                 "on other data do not compare: put the former data back, or choose another --out"
@@ -237,7 +227,7 @@ def row_of(training: Training) -> dict[str, Any]:
         "epochs": history[-1]["epoch"] + 1,
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "samples_per_second": history[-1]["samples_per_second"],
-        "train_images": _count(_key(config.data)),
+        "train_images": num_train_images(config.data),
         "images": len(right),
         "correct": pack_bits(right),
     }
@@ -267,59 +257,6 @@ def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] 
     }
     unknown = dict.fromkeys(("epochs", "seconds", "samples_per_second", "train_images"))
     return {**row, **unknown, "images": len(right), "correct": pack_bits(right)}
-
-
-@torch.no_grad()
-def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndarray:
-    """(N,) bool: which test images a network gets right.
-
-    Raises:
-        UsageError: The data has no labelled test split, or the network other classes.
-    """
-    split = _open(_key(data), "test")
-    if split is None or split.targets is None:
-        raise UsageError(f"{data.path} has no test split with classes, and a benchmark needs one")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_network(model, weights=weights).freeze().to(device)
-    if network.recipe["num_classes"] != split.num_classes:
-        raise UsageError(
-            f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has "
-            f"{split.num_classes}"
-        )
-    if network.recipe["classes"] and split.classes:
-        answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
-    right = []
-    for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
-        logits = network(batch, frozenset({"logits"})).logits
-        assert logits is not None, "they were asked for"
-        right.append((logits.argmax(1) == batch["target"]).cpu())
-    return torch.cat(right).numpy()
-
-
-def _key(data: DataConfig) -> str:
-    return json.dumps(data.model_dump(mode="json"), sort_keys=True)
-
-
-@lru_cache(maxsize=2)
-def _open(key: str, name: str) -> Any:
-    """A split of the data that a :class:`DataConfig`, as JSON, describes."""
-    values = json.loads(key)
-    dataset = values.pop("name")
-    options = DATASETS[dataset].Options
-    return dataset_of(
-        dataset, options(**{key: value for key, value in values.items() if key in options.model_fields})
-    ).open(name)
-
-
-@lru_cache(maxsize=8)
-def _facts(key: str, name: str) -> dict[str, Any]:
-    """The fingerprint of a split as a run's folder holds it."""
-    return json.loads(json.dumps(fingerprint(_open.__wrapped__(key, name))))
-
-
-@lru_cache(maxsize=64)
-def _count(key: str) -> int:
-    return _open.__wrapped__(key, "train").num_samples
 
 
 def _log(training: Training) -> Path:

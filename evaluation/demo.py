@@ -266,7 +266,7 @@ class _Demo:
         return {training.name: self._config(training) for training in trainings}
 
     def _config(self, training: Training) -> RunConfig:
-        settings = [setting.format(out=self.out) for setting in training.settings]
+        settings = [f"train.epochs={training.epochs}", *(part.format(out=self.out) for part in training.settings)]
         last = [f"seed={self.seed + training.seed}", f"out={self.out / training.folder}"]
         return load_config(training.config, [*settings, *self.overrides, *last])
 

@@ -16,6 +16,7 @@ class Training:
         config: A shipped config.
         settings: Overrides; ``{out}`` is the demo's folder.
         seed: What is added to the demo's seed.
+        epochs: Of the training: no more than the order of the networks needs.
     """
 
     group: str
@@ -24,6 +25,7 @@ class Training:
     config: str
     settings: tuple[str, ...] = ()
     seed: int = 0
+    epochs: int = 3
 
 
 _OF_TEACHER = ("teachers.0.weights={out}/teacher",)
@@ -76,6 +78,7 @@ TRAININGS = (
         "segmentation/teacher",
         "teachers/rooms_segmentation",
         (f"student.model={_PIXELS}",),
+        epochs=5,
     ),
     Training(
         DENSE,
@@ -87,5 +90,6 @@ TRAININGS = (
             f"teachers.0.model={_PIXELS}",
             f"student.model={_PIXELS}",
         ),
+        epochs=5,
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def recorded(module: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any] |
     return {"shape": [*shape], "values": values} if values is not None and values == again else None
 
 
-def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | Path) -> None:
+def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | PathLike) -> None:
     """Say where a module with the weights of a student does not answer as that did when it was saved.
 
     Args:

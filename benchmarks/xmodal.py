@@ -125,6 +125,11 @@ GRIDS = {
             ),
             "10 % of the labels": ([LABELS, *TENTH, "train.epochs=600"], 3, ()),
             "labels, encoder of the pairs": ([LABELS, "train.epochs=43", OF_PAIRS], 3, ()),
+            "labels + CWD, encoder of the pairs": (
+                ["objectives.cwd={weight: 3}", LABELS, *BOTH, "train.epochs=10", OF_PAIRS],
+                1,
+                (),
+            ),
             "10 % of the labels, encoder of the pairs": ([LABELS, *TENTH, "train.epochs=300", OF_PAIRS], 3, ()),
         },
     },

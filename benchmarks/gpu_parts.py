@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -286,17 +287,27 @@ torch.save(rows, f"{folder}/{rank}-of-{world}.pt")
 """
 
 
+# Without a network the host's own name may lead nowhere.
+LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else dict(os.environ)
+
+
 def part_processes(device: str, small: bool) -> None:
     """Two processes on one device, by gloo, against one: banks and maps after three steps."""
     with tempfile.TemporaryDirectory() as folder:
         for world in (1, 2):
             (Path(folder) / "store").unlink(missing_ok=True)
             ranks = [
-                subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), folder, device])
+                subprocess.Popen(
+                    [sys.executable, "-c", RANK, str(rank), str(world), folder, device],
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=LOOPBACK,
+                )
                 for rank in range(world)
             ]
-            if any(rank.wait() for rank in ranks):
-                raise SystemExit(f"{world} processes failed")
+            errors = [rank.communicate()[1] for rank in ranks]
+            if any(rank.returncode for rank in ranks):
+                raise SystemExit(f"{world} processes failed: {' | '.join(error[-200:] for error in errors)}")
         alone, first, second = (
             torch.load(f"{folder}/{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2")
         )

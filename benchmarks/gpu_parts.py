@@ -249,44 +249,6 @@ def part_step(device: str, small: bool) -> None:
 
 # Two processes on one device
 
-RANK = """
-import sys, torch
-from contrastill.core.crd.fresh import FreshCRDLoss
-from contrastill.core.crd.loss import CRDLoss
-rank, world, folder, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-if world > 1:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-rows = {}
-for name in ("all", "sampled", "fresh"):
-    torch.manual_seed(0)
-    targets = torch.arange(64) % 4
-    loss = (
-        FreshCRDLoss(5, 6, targets=targets, num_negatives=9, embed_dim=16)
-        if name == "fresh"
-        else CRDLoss(5, 6, targets=targets, num_negatives=9, embed_dim=16, negatives=name)
-    ).to(device)
-    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
-    if name == "fresh":
-        generator = torch.Generator().manual_seed(9)
-        embeddings = torch.randn(64, 6, generator=generator).to(device)
-        loss.prepare(0, embeddings, [(torch.arange(64, device=device), embeddings)])
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        values = [torch.randn(8, dim, generator=generator) for dim in (5, 6)]
-        values += [torch.randperm(64, generator=generator)[:8]]
-        loss(*(value.tensor_split(world)[rank].to(device) for value in values)).backward()
-        for parameter in loss.parameters():
-            if world > 1:
-                shared = parameter.grad.cpu()
-                torch.distributed.all_reduce(shared)
-                parameter.grad.copy_(shared / world)
-        optimizer.step()
-        optimizer.zero_grad()
-    rows |= {f"{name}.{key}": value.cpu() for key, value in loss.state_dict().items() if torch.is_tensor(value)}
-torch.save(rows, f"{folder}/{rank}-of-{world}.pt")
-"""
-
-
 # Without a network the host's own name may lead nowhere.
 LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else dict(os.environ)
 
@@ -298,7 +260,7 @@ def part_processes(device: str, small: bool) -> None:
             (Path(folder) / "store").unlink(missing_ok=True)
             ranks = [
                 subprocess.Popen(
-                    [sys.executable, "-c", RANK, str(rank), str(world), folder, device],
+                    [sys.executable, str(HERE / "gpu_rank.py"), str(rank), str(world), folder, device],
                     stderr=subprocess.PIPE,
                     text=True,
                     env=LOOPBACK,

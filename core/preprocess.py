@@ -125,11 +125,11 @@ class Preprocess:
             # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
             width, channels = images.shape[3], images.shape[1]
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
-            rows = images.permute(0, 2, 3, 1).flatten(2).float()
-            images = torch.addcmul(shift, rows, scale).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+            rows = _scaled(images.permute(0, 2, 3, 1).flatten(2), scale, shift)
+            images = rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
         else:
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
-            images = torch.addcmul(shift, images.float(), scale)
+            images = _scaled(images, scale, shift)
         size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
         if size is not None and tuple(images.shape[2:]) == tuple(size):
             size = None
@@ -152,6 +152,16 @@ def _precision(module: nn.Module) -> torch.dtype:
 
 def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _scaled(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """values · scale + shift in float32."""
+    floats = values.float()
+    if values.is_floating_point() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return torch.addcmul(shift, floats, scale)
+    # Of whole numbers the floats are new, and nothing else reads them: written over, they take half the time on a CPU,
+    # most of which goes to the pages of a further tensor.
+    return torch.addcmul(shift, floats, scale, out=floats)
 
 
 @lru_cache(maxsize=64)

@@ -202,8 +202,8 @@ def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
 
 
 def _decode_jpeg(encoded: bytes, height: int, width: int, reduce: int) -> Tensor | None:
-    """uint8 (h, w, 3) of a JPEG of height × width pixels, h and w a ``reduce``-th of them, rounded up: Pillow's bits, in
-    less time. None where the file is not in order: Pillow decides what that means.
+    """uint8 (h, w, 3) of a JPEG of height × width pixels, h and w a ``reduce``-th of them, rounded up: the bits of
+    Pillow, in less time. None where the file is not in order: Pillow decides what that means.
     """
     from simplejpeg import decode_jpeg
 

@@ -43,13 +43,23 @@ def demo(
             help="key=value for every training, such as train.epochs=3.", autocompletion=completion.overrides
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            max=2,
+            help="Processes: 2 by default where there are two cores and no GPU.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, json_option("Print the comparison as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
     from ..evaluation.demo import run_demo
     from ..report.write import write_report
 
-    result = run_demo(out, seed, overrides or (), progress=not quiet)
+    result = run_demo(out, seed, overrides or (), jobs=jobs, progress=not quiet)
     page = write_report([out], embeddings=True, progress=not quiet).path
     if as_json:
         print(json.dumps({**result.to_dict(), "report": str(page)}))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.run import Run
 from ..core.run_data import compared_splits
+from ..training.spawned import Call, environment_of, last_line, start_process, stopping, visible_devices
 from .benchmark import TEACHER, Training
 from .grid_data import correct, facts_of, forget, num_train_images
 from .results import append_row, key_of, pack_bits, read_rows
-from .training_process import Train, environment_of, start_process, visible_devices
 
 _POLL_SECONDS = 0.2
 
@@ -74,7 +72,7 @@ class Grid:
         self,
         trainings: Sequence[Training],
         results: Path,
-        train: Train,
+        train: Call,
         *,
         jobs: int = 1,
         threads: int | None = None,
@@ -105,7 +103,7 @@ class Grid:
         )
         for training in self._unread:  # their row was lost, or never written
             self._read(training)
-        with _stopping():
+        with stopping():
             try:
                 while self._waiting or self._running:
                     self._begin()
@@ -142,7 +140,7 @@ class Grid:
         environment = dict(self._environment)
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
-        return start_process(self._train, training.config, training.overrides, _log(training), environment)
+        return start_process(self._train, (training.config, training.overrides), _log(training), environment)
 
     def _ended(self) -> list[tuple[Training, int]]:
         ended = [
@@ -157,7 +155,7 @@ class Grid:
     def _end(self, training: Training, code: int) -> None:
         self._done, self._left = self._done + 1, self._left - 1
         if code:
-            self.failed[training.name] = _last_line(_log(training)) or f"exit code {code}"
+            self.failed[training.name] = last_line(_log(training)) or f"exit code {code}"
             self.say(f"failed: {training.name}: {self.failed[training.name]}")
         else:
             row = self._read(training)
@@ -261,27 +259,3 @@ def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] 
 
 def _log(training: Training) -> Path:
     return training.out.with_name(f"{training.out.name}.log")
-
-
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Within it Ctrl-C, SIGTERM and a terminal that goes away end the work by an exception."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped("stopped: the same command goes on from the last checkpoints and trains what is missing", number)
-
-    signals = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
-    try:
-        before = {number: signal.signal(number, stop) for number in signals}
-    except ValueError:  # signals reach the main thread alone
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..core.cores import available_cores
+
 MARKS = ("ok", "note", "problem")
 """As it should be; worth knowing; would stop a training."""
 
@@ -138,10 +140,7 @@ def extras() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """Processor, accelerators, and what processes can talk through."""
-    cores, usable = (
-        os.cpu_count() or 1,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
+    cores, usable = os.cpu_count() or 1, available_cores()
     of = f" of {cores}" if usable < cores else ""
     try:
         import torch

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ...core.cores import available_cores
 from ...core.errors import ContrastillError
 from ...core.label_vectors import label_fields
 from .corrupted import CorruptedLog, PatchedBatch
@@ -240,5 +241,4 @@ class _Requests(Sampler):
 
 def default_workers() -> int:
     """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return max(1, min(8, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -1,17 +1,23 @@
-"""`contrastill demo`: the whole job at a small size, its table, its picture, and a second call that trains nothing."""
+"""`contrastill demo`: the whole job at a small size in two processes, its table, its pictures, and a second call, in
+one, that trains nothing and measures the same.
+"""
 
 import json
 
+import pytest
 from PIL import Image
 
 from contrastill.cli.main import main
+from contrastill.core.errors import ContrastillError
+from contrastill.evaluation.demo import _beside
+from contrastill.evaluation.demo_comparisons import DemoComparisons
 
 SMALL = ["data.size=16", "data.train_samples=128", "data.test_samples=64", "train.epochs=1", "evaluation.epochs=1"]
 
 
 def test_demo_compares_teacher_and_students(tmp_path, capsys):
     out = tmp_path / "demo"
-    assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
+    assert main(["demo", "--out", str(out), "--json", "--jobs", "2", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)
     result, across, together, elsewhere = (
         results["compression"],
@@ -81,8 +87,10 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert results["report"] == str(out / "report.html") and all(
         comparison["title"].split(" on ")[0] in page for comparison in (across, colour, dense, together)
     )
+    assert "depth, KD without labels" in (out / "second_process.log").read_text(encoding="utf-8")
+    others = ("ensemble", "rgb_to_depth", "luminance_to_chrominance", "segmentation", "probe")
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
-    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    assert main(["demo", "--out", str(out), "--jobs", "1", *SMALL]) == 0
     output = capsys.readouterr().out
     assert (
         "student of both (resnet8)" in output
@@ -95,3 +103,15 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         and output.endswith(f"for a browser: {out / 'report.html'}\n")
     )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written
+    assert {
+        name: json.loads((out / folder / "comparison.json").read_text())
+        for name, folder in zip(("compression", *others), ("", *others), strict=True)
+    } == {name: result for name, result in results.items() if name != "report"}
+
+
+def test_an_error_of_the_second_process_is_that_of_the_demo(tmp_path):
+    demo = DemoComparisons(tmp_path, 0, ["train.epoch=1"], False)
+    with pytest.raises(ContrastillError, match=r"luminance_to_chrominance and segmentation: .*epochs") as error:
+        with _beside(demo) as others:
+            others()
+    assert error.value.exit_code == 2

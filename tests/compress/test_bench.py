@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contrastill.cli.main import main
-from contrastill.compress import run_grid, training_process
+from contrastill.compress import run_grid
 from contrastill.compress.benchmark import (
     BENCHMARKS,
     Request,
@@ -30,6 +30,7 @@ from contrastill.compress.run_grid import check
 from contrastill.compress.trainings import trainings
 from contrastill.core.config.loading import load_config
 from contrastill.core.registry import OBJECTIVES
+from contrastill.training.spawned import exit_code_of
 
 CIFAR = BENCHMARKS["cifar100"]
 ONE_EPOCH = ["--set", "train.epochs=1"]
@@ -264,11 +265,11 @@ class InProcess:
     torch.
     """
 
-    def __init__(self, train, config, overrides, log, environment):
+    def __init__(self, train, args, log, environment):
         assert environment["OMP_NUM_THREADS"] == "1"
         output = io.StringIO()
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            self.exitcode = training_process.exit_code_of(train, config, overrides)
+            self.exitcode = exit_code_of(train, args)
         with open(log, "a", encoding="utf-8") as file:
             file.write(output.getvalue())
 

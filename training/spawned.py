@@ -1,27 +1,30 @@
-"""A training in a spawned process: its variables, its log, its exit code."""
+"""A spawned process that works beside this one: its variables, its log, its exit code, and how both end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
-import torch
+from ..core.cores import available_cores
+from ..core.errors import ContrastillError, Stopped
 
-from ..core.errors import ContrastillError
-
-Train = Callable[[str, Sequence[str]], object]
-"""Takes a config and its overrides; a module's function, which a new process can import."""
+Call = Callable[..., object]
+"""A module's function, which a new process can import."""
 
 
 def visible_devices() -> list[str]:
     """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # here, as what is started need not load it
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = (
         [str(number) for number in range(torch.cuda.device_count())]
@@ -40,53 +43,51 @@ def environment_of(jobs: int, threads: int | None) -> Mapping[str, str]:
     """
     variables = dict(os.environ)
     if threads is not None or "OMP_NUM_THREADS" not in variables:
-        variables["OMP_NUM_THREADS"] = str(
-            threads
-            or max(
-                1,
-                len(os.sched_getaffinity(0)) // jobs
-                if hasattr(os, "sched_getaffinity")
-                else (os.cpu_count() or 1) // jobs,
-            )
-        )
+        variables["OMP_NUM_THREADS"] = str(threads or max(1, available_cores() // jobs))
     variables.setdefault("OMP_WAIT_POLICY", "passive")
     return variables
 
 
-def start_process(
-    train: Train, config: str, overrides: Sequence[str], log: Path, environment: Mapping[str, str]
-) -> BaseProcess:
-    """Start a training in a new process, whose output is appended to a log.
+def start_process(call: Call, args: Sequence[Any], log: Path, environment: Mapping[str, str]) -> BaseProcess:
+    """Start a call in a new process, whose output is appended to a log.
 
     Args:
-        train: Trains a config with overrides.
-        config: Its config.
-        overrides: Changes of it.
+        call: Such as a training.
+        args: Its arguments.
         log: The file.
         environment: The process's variables; they are there before torch is loaded.
     """
-    process = get_context("spawn").Process(target=_child, args=(train, config, list(overrides), log))
+    process = get_context("spawn").Process(target=_child, args=(call, args, log))
     with _changed_environment(environment), _without_interrupts():
         process.start()
     return process
 
 
-def _child(train: Train, config: str, overrides: list[str], log: Path) -> None:
+def _child(call: Call, args: Sequence[Any], log: Path) -> None:
     """What the new process does; its exit code is that of the command line."""
     if hasattr(os, "setsid"):
         # In a session of its own: Ctrl-C on the terminal reaches the parent alone, which then passes it on once.
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(exit_code_of(train, config, overrides))
+    sys.exit(exit_code_of(call, args))
 
 
-def exit_code_of(train: Train, config: str, overrides: list[str]) -> int:
-    """Train; the exit code. The last line on standard error is the message of an error."""
+def _end_with_parent() -> None:
+    """Ask this process to stop, so that a training saves itself, when the one that started it is gone."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        signal.raise_signal(signal.SIGTERM)
+
+
+def exit_code_of(call: Call, args: Sequence[Any]) -> int:
+    """The exit code of a call. The last line on standard error is the message of an error."""
     try:
-        train(config, overrides)
+        call(*args)
     except ContrastillError as error:
         print(" ".join(str(error).split()), file=sys.stderr, flush=True)
         return error.exit_code
@@ -95,6 +96,31 @@ def exit_code_of(train: Train, config: str, overrides: list[str]) -> int:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something; empty without one."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Within it Ctrl-C, SIGTERM and a terminal that goes away end the work by an exception."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped("stopped: the same command goes on from the last checkpoints and trains what is missing", number)
+
+    signals = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
+    try:
+        before = {number: signal.signal(number, stop) for number in signals}
+    except ValueError:  # signals reach the main thread alone
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -90,9 +89,24 @@ class Rooms:
         )
 
 
-@lru_cache(maxsize=4)
-def _rendered(seed: int, split: int, count: int, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All fields of a split, and its classes; kept, because a comparison opens the same split for each of its runs."""
+Frames = tuple[dict[str, np.ndarray], np.ndarray]
+"""All fields of a split, and its classes."""
+RENDERED: dict[tuple[int, int, int, int], Frames] = {}
+"""The last splits by (scene_seed, split, count, size), because a comparison opens the same for each of its runs; a
+process that is given those of another need not render them again.
+"""
+_AT_MOST = 4  # splits that are kept
+
+
+def _rendered(*key: int) -> Frames:
+    if key not in RENDERED:
+        RENDERED[key] = _render(*key)
+    while len(RENDERED) > _AT_MOST:
+        del RENDERED[next(iter(RENDERED))]
+    return RENDERED[key]
+
+
+def _render(seed: int, split: int, count: int, size: int) -> Frames:
     from .rooms.render import render
 
     began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import Pipe
@@ -18,6 +18,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.generators import own_generators
 from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
+from ..datasets.rendered_rooms import RENDERED, Frames
 from ..training.spawned import environment_of, last_line, start_process, stopping
 from .demo_comparisons import DemoComparisons
 from .demo_result import Comparison, DemoResult
@@ -79,7 +80,8 @@ def _beside(demo: DemoComparisons) -> Iterator[Callable[[], dict[str, Comparison
     receiver, sender = Pipe(duplex=False)
     say, threads = printer(demo.progress), torch.get_num_threads()
     with stopping(), receiver:
-        process = start_process(_compare_aside, (sender, *demo.arguments()), log, environment)
+        demo.open_frames()
+        process = start_process(_compare_aside, (sender, *demo.arguments(), RENDERED), log, environment)
         sender.close()
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
         say(f"{' and '.join(_ASIDE)}: at the same time, in a second process; its log is {log}")
@@ -102,6 +104,14 @@ def _beside(demo: DemoComparisons) -> Iterator[Callable[[], dict[str, Comparison
             process.join()
 
 
-def _compare_aside(sender: Connection, out: Path, seed: int, overrides: Sequence[str], progress: bool) -> None:
+def _compare_aside(
+    sender: Connection,
+    out: Path,
+    seed: int,
+    overrides: Sequence[str],
+    progress: bool,
+    frames: Mapping[tuple[int, int, int, int], Frames],
+) -> None:
+    RENDERED.update(frames)
     with own_settings(), own_generators():
         sender.send(DemoComparisons(out, seed, overrides, progress).compare(_ASIDE))

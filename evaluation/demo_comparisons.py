@@ -54,6 +54,11 @@ class DemoComparisons:
         """Of the same demo in another process."""
         return self.out, self.seed, self.overrides, self.progress
 
+    def open_frames(self) -> None:
+        """Render what all trainings see."""
+        for split in ("train", "test"):
+            open_split(next(iter(self._configs("compression").values())), split)
+
     def compare(self, names: Sequence[str]) -> dict[str, Comparison]:
         """Comparisons by name."""
         across = {DEPTH: partial(self.across, DEPTH), COLOUR: partial(self.across, COLOUR), DENSE: self.segmentation}

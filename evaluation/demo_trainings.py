@@ -48,7 +48,9 @@ TRAININGS = (
         "compression", "student, KD", "kd", "compression/rooms_crd", (*_OF_TEACHER, "objectives.crd=null", _SHARED)
     ),
     Training("compression", "student, CRD + KD", "crd_kd", "compression/rooms_crd", (*_OF_TEACHER, _SHARED)),
-    Training("ensemble", "second teacher", "ensemble/second", "teachers/rooms", ("student.model=resnet14",), 1),
+    Training(
+        "ensemble", "second teacher", "ensemble/second", "teachers/rooms", ("student.model=resnet14",), 1, epochs=4
+    ),
     Training(
         "ensemble",
         "student of both teachers",
@@ -71,6 +73,7 @@ TRAININGS = (
         "luminance_to_chrominance/crd",
         _COLOUR_CONFIG,
         ("teachers.0.weights={out}/luminance_to_chrominance/teacher",),
+        epochs=5,
     ),
     Training(
         DENSE,

@@ -1,5 +1,6 @@
 """What several test files begin with."""
 
+import gc
 import multiprocessing
 import socket
 from contextlib import contextmanager
@@ -7,6 +8,15 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import pytest
+
+
+def pytest_collection_finish():
+    """A search for garbage goes through all that torch and its libraries hold, a third of a second each time: they are
+    put aside, and searches of everything become rare.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(7000, 10, 200)
 
 
 @pytest.fixture(scope="session")

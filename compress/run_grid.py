@@ -13,7 +13,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.run import Run
 from ..core.run_data import compared_splits
-from ..training.spawned import Call, environment_of, last_line, start_process, stopping, visible_devices
+from ..core.spawned import Call, environment_of, last_line, start_process, stopping, visible_devices
 from .benchmark import TEACHER, Training
 from .grid_data import correct, facts_of, forget, num_train_images
 from .results import append_row, key_of, pack_bits, read_rows

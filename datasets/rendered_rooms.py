@@ -91,7 +91,7 @@ class Rooms:
 
 Frames = tuple[dict[str, np.ndarray], np.ndarray]
 """All fields of a split, and its classes."""
-RENDERED: dict[tuple[int, int, int, int], Frames] = {}
+RENDERED: dict[tuple[int, ...], Frames] = {}
 """The last splits by (scene_seed, split, count, size), because a comparison opens the same for each of its runs; a
 process that is given those of another need not render them again.
 """

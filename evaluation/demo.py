@@ -17,9 +17,9 @@ from ..core.cores import available_cores
 from ..core.errors import ContrastillError, UsageError
 from ..core.generators import own_generators
 from ..core.run import writable_folder
+from ..core.spawned import environment_of, last_line, start_process, stopping
 from ..core.torch_settings import own_settings
 from ..datasets.rendered_rooms import RENDERED, Frames
-from ..training.spawned import environment_of, last_line, start_process, stopping
 from .demo_comparisons import DemoComparisons
 from .demo_result import Comparison, DemoResult
 from .demo_trainings import COLOUR, DENSE, DEPTH
@@ -110,7 +110,7 @@ def _compare_aside(
     seed: int,
     overrides: Sequence[str],
     progress: bool,
-    frames: Mapping[tuple[int, int, int, int], Frames],
+    frames: Mapping[tuple[int, ...], Frames],
 ) -> None:
     RENDERED.update(frames)
     with own_settings(), own_generators():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,14 @@ class DemoComparisons:
 
     def compare(self, names: Sequence[str]) -> dict[str, Comparison]:
         """Comparisons by name."""
-        across = {DEPTH: partial(self.across, DEPTH), COLOUR: partial(self.across, COLOUR), DENSE: self.segmentation}
-        made = {"compression": self.compression, "ensemble": self.ensemble, **across, "probe": self.probe}
+        made: dict[str, Callable[[], Comparison]] = {
+            "compression": self.compression,
+            "ensemble": self.ensemble,
+            DEPTH: partial(self.across, DEPTH),
+            COLOUR: partial(self.across, COLOUR),
+            DENSE: self.segmentation,
+            "probe": self.probe,
+        }
         return {name: made[name]() for name in names}
 
     def compression(self) -> Comparison:

@@ -30,7 +30,7 @@ from contrastill.compress.run_grid import check
 from contrastill.compress.trainings import trainings
 from contrastill.core.config.loading import load_config
 from contrastill.core.registry import OBJECTIVES
-from contrastill.training.spawned import exit_code_of
+from contrastill.core.spawned import exit_code_of
 
 CIFAR = BENCHMARKS["cifar100"]
 ONE_EPOCH = ["--set", "train.epochs=1"]

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ..core.cores import available_cores
-from ..core.errors import ContrastillError, Stopped
+from .cores import available_cores
+from .errors import ContrastillError, Stopped
 
 Call = Callable[..., object]
 """A module's function, which a new process can import."""

@@ -6,8 +6,8 @@ import select
 import pytest
 
 from contrastill.core.errors import ContrastillError
+from contrastill.core.spawned import exit_code_of, start_process
 from contrastill.evaluation.benchmark import train_quietly
-from contrastill.training.spawned import exit_code_of, start_process
 
 
 def test_a_failed_training_leaves_its_error_in_the_log(tmp_path):
@@ -41,7 +41,7 @@ def test_exit_codes_are_those_of_the_command_line(capsys):
 _STARTER = """
 import os, signal, sys
 from pathlib import Path
-from contrastill.training.spawned import start_process
+from contrastill.core.spawned import start_process
 process = start_process(signal.pause, (), Path(sys.argv[1]), {})
 print(process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

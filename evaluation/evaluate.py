@@ -73,6 +73,7 @@ def evaluate_runs(
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
     notes: list[str] = []
+    inputs: dict[str, str] = {}
     suffix = ""
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
@@ -82,6 +83,7 @@ def evaluate_runs(
         if not own:
             continue
         notes += [evaluation.replaced] if evaluation.replaced else []
+        inputs |= {str(path): evaluation.inputs["student"]} if "student" in evaluation.inputs else {}
         if evaluation.accelerator.is_main_process:
             contents = {
                 "data": evaluation.data.data.model_dump(mode="json"),
@@ -98,6 +100,10 @@ def evaluate_runs(
         rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
+    if len({*inputs.values()}) > 1:
+        each = ", ".join(f"{run}: {what}" for run, what in inputs.items())
+        notes.append(f"these students read different inputs, which their numbers depend on ({each})")
+        log.warning("%s", notes[-1])
     main = evaluation.accelerator.is_main_process
     drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
     return EvaluationResult(tuple(rows), drawn, tuple(notes))

@@ -21,7 +21,7 @@ from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
 from .runs import RunFolders, RunSeries
-from .transfers import teachers_of
+from .transfers import resolution_text, teachers_of
 
 
 class Compared:
@@ -68,8 +68,18 @@ class Compared:
         for other, config in self.configs:
             if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
                 if not self._replaced(group, other, _splits(config, group.config)):
+                    self._note_sizes(group.name, group.config, other.name, config)
                     return self.scores[other.name][metric]
         return None
+
+    def _note_sizes(self, name: str, config: RunConfig, other: str, baseline: RunConfig) -> None:
+        """Note a student that sees other sizes than its baseline."""
+        sizes = [resolution_text(network.student) for network in (config, baseline)]
+        if sizes[0] != sizes[1]:
+            self.notes[
+                f"{name} and its baseline {other} read samples at different sizes ({sizes[0]} and {sizes[1]}), which "
+                "their difference depends on too"
+            ] = None
 
     def _replaced(self, group: RunSeries, other: RunSeries, splits: Sequence[str]) -> bool:
         """Whether the data of two series differ, though their configs name the same; that is noted."""

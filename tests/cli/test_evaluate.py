@@ -110,6 +110,15 @@ def test_evaluate_prints_a_table_of_several_runs(run, capsys):
     assert "83,892" not in output and output.count("student resnet8") == 2 and "top-1 %" in output
 
 
+def test_students_that_read_other_sizes_are_marked(run, packed, tmp_path):
+    options = [f"data.path={packed}", "student.model=resnet8", "student.resolution=8", "train.epochs=1", "-q"]
+    assert main(["train", "teachers/cifar100", *options, f"out={tmp_path / 'small'}"]) == 0
+    note = "read different inputs, which their numbers depend on"
+    (text,) = evaluate_runs([run, tmp_path / "small"], progress=False).notes
+    assert note in text and f"({run}: rgb 16×16, {tmp_path / 'small'}: rgb 8×8)" in text
+    assert evaluate_runs([run, run.parent / "teacher"], progress=False).notes == ()
+
+
 def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, capsys):
     import shutil
 

@@ -238,6 +238,19 @@ def test_runs_of_data_or_teachers_that_were_replaced_are_not_compared(runs, tmp_
     ]
 
 
+def test_a_baseline_of_another_size_is_marked(runs, tmp_path):
+    copy = tmp_path / "all"
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png"))
+    config = copy / "distilled" / "config.yaml"
+    for size, notes in (("null", []), ("[6, 6]", ["(6 and its own or the data's)"])):
+        config.write_text(config.read_text().replace("resolution: null", f"resolution: {size}"))
+        series = find([str(copy)])
+        (group,) = (group for group in series.groups if group.name == "distilled")
+        compared = Compared(series)
+        assert compared.baseline(group, "top1").count == 2 and len(compared.notes) == len(notes)
+        assert all(text in note for text, note in zip(notes, compared.notes, strict=True))
+
+
 def test_a_teacher_is_found_where_the_folders_were_moved():
     student = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
     teacher = load_config("teachers/rooms")

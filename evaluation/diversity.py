@@ -19,6 +19,7 @@ from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
+from ..core.fingerprint import weights_hash
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
@@ -293,7 +294,8 @@ def _quality(quality: Quality, member: _Member | None = None, disagreement: floa
     measures = (quality.top1, quality.nll, quality.ece)
     if member is None:
         return NetworkQuality(*measures)
-    return NetworkQuality(*measures, member.name, member.entry.model, member.weights, disagreement)
+    values = weights_hash(member.network.module)
+    return NetworkQuality(*measures, member.name, member.entry.model, member.weights, disagreement, values)
 
 
 def _bins(curve: Reliability) -> ReliabilityBins:

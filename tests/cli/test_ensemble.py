@@ -86,6 +86,18 @@ def test_diversity_of_a_run_measures_teachers_their_ensemble_and_the_student(run
         assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
 
 
+def test_errors_of_other_teachers_are_not_in_the_figure_of_a_run(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "kd", tmp_path / "kd")
+    moved = shutil.copytree(runs / "two" / "seed-1", tmp_path / "moved")
+    for teacher, kinds in ((moved, ["distilled", "teachers", "ensemble"]), (runs / "two" / "seed-0", ["distilled"])):
+        assert main(["ensemble", "diversity", str(run), f"teachers.1.weights={teacher}"]) == 0
+        capsys.readouterr()
+        assert main(["ensemble", "figure", str(run), "--out", str(tmp_path / "f.png"), "--json"]) == 0
+        output = capsys.readouterr()
+        assert [point["kind"] for point in json.loads(output.out)["points"]] == kinds
+        assert (f"teachers.1 ({teacher}) is not the teacher of {run}" in output.err) == (len(kinds) == 1)
+
+
 def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
     assert main(["ensemble", "diversity", str(runs / "kd"), "data.test_samples=32"]) == 0
     output = capsys.readouterr().out

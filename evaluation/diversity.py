@@ -223,7 +223,7 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
         if member.network.taps.dense:
             raise _dense(who)
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
-        if test.classes and len(member.network.recipe.get("classes") or ()) == len(test.classes):
+        if test.classes and (own := len(member.network.recipe.get("classes") or ())) >= len(test.classes):
             answer_as(
                 member.network,
                 test.classes,
@@ -232,6 +232,10 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
                 "say with its class_map which of its classes are the data's, or name data of its classes with "
                 "data.path=…",
             )
+            if own > len(test.classes):
+                print_message(
+                    f"{who} has {own} classes: its probabilities are those among the {len(test.classes)} of the data"
+                )
         member.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(

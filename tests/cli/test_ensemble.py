@@ -157,6 +157,33 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
     assert "the logits of teachers.1 (resnet8" in (error := capsys.readouterr().err) and "infinite or NaN" in error
 
 
+def test_a_teacher_of_more_classes_is_measured_among_those_of_the_data(runs, tmp_path, capsys):
+    import torch
+
+    from contrastill.models.build import build_network, save_student
+
+    run = shutil.copytree(runs / "kd", tmp_path / "kd")
+    own = build_network("resnet8", weights=runs / "two" / "seed-1", num_classes=None)
+    names = own.recipe["classes"]
+    wide = build_network("resnet8", num_classes=len(names) + 2)
+    state = {**own.module.state_dict()}
+    for key in ("fc.weight", "fc.bias"):
+        state[key] = torch.cat([state[key][:2] + 9, state[key].flip(0)])
+    wide.module.load_state_dict(state)
+    wide.recipe = {**wide.recipe, "classes": ("canoe", "kayak", *names[::-1])}
+    save_student(wide, tmp_path / "wide.safetensors")
+    rows = []
+    for weights in (runs / "two" / "seed-1", tmp_path / "wide.safetensors"):
+        command = ["ensemble", "diversity", str(run), f"teachers.1.weights={weights}", "--json"]
+        assert main(command) == 0
+        output = capsys.readouterr()
+        rows.append(json.loads(output.out)["networks"][1])
+    assert [rows[1][key] for key in ("top1", "nll", "ece")] == pytest.approx(
+        [rows[0][key] for key in ("top1", "nll", "ece")], rel=1e-4
+    )
+    assert f"has {len(names) + 2} classes: its probabilities are those among the {len(names)}" in output.err
+
+
 # The figure
 
 

@@ -161,6 +161,22 @@ def test_other_initial_weights_of_a_student(packed, tmp_path, caplog):
     assert "the student's initial weights are others than those that" in caplog.text
 
 
+@pytest.mark.parametrize("change", [{"width": 6}, {"stride": 1}, {"activation": nn.Tanh}])
+def test_a_student_that_is_built_of_other_layers_does_not_go_on(packed, tmp_path, change):
+    def network(width=8, stride=2, activation=nn.ReLU):
+        layers = nn.Conv2d(3, width, 3, stride), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(width, 2))
+
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run"}
+    contrastill.distill(None, network(), packed, **options)
+    with pytest.raises(contrastill.UsageError, match="student is built of other layers, or of other sizes, than the"):
+        contrastill.distill(None, network(**change), packed, **options)
+    record = json.loads(Run(tmp_path / "run").weights.read_text())
+    record["student"].pop("modules")  # as older runs are
+    Run(tmp_path / "run").weights.write_text(json.dumps(record))
+    contrastill.distill(None, network(), packed, **options)
+
+
 def test_modules_and_datasets_of_the_same_kind_with_other_contents_are_refused(tmp_path):
     def network(seed):
         torch.manual_seed(seed)

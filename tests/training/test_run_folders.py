@@ -177,6 +177,25 @@ def test_a_student_that_is_built_of_other_layers_does_not_go_on(packed, tmp_path
     contrastill.distill(None, network(), packed, **options)
 
 
+class Activated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.conv, self.fc, self.activation = nn.Conv2d(3, 8, 3), nn.Linear(8, 2), activation
+
+    def forward(self, images):
+        return self.fc(self.activation(self.conv(images)).mean((2, 3)))
+
+
+def test_a_student_with_another_argument_is_not_taken_for_the_one_that_was_trained(packed, tmp_path):
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run"}
+    contrastill.distill(None, Activated(torch.relu), packed, **options)
+    before = Run(tmp_path / "run").student.read_bytes()
+    with pytest.raises(contrastill.UsageError, match="Activated with the weights of .* does not answer as the network"):
+        contrastill.distill(None, Activated(torch.tanh), packed, **options)
+    contrastill.distill(None, Activated(torch.relu), packed, **options)
+    assert Run(tmp_path / "run").student.read_bytes() == before
+
+
 def test_modules_and_datasets_of_the_same_kind_with_other_contents_are_refused(tmp_path):
     def network(seed):
         torch.manual_seed(seed)

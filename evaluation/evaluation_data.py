@@ -10,6 +10,7 @@ from typing import Any
 from ..core.config.marks import changes_results
 from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
+from ..core.data_facts import compared_facts
 from ..core.errors import ContrastillError
 from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS, OBJECTIVES, short_name
@@ -142,7 +143,7 @@ def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced
     elif (now.name, now.path) == (own.name, own.path):
         if not _other_samples(own, now):
             return ""
-    elif (recorded := run.data_facts().get("test")) is not None and recorded == _facts(test):
+    elif (recorded := run.data_facts().get("test")) is not None and recorded == compared_facts(recorded, _facts(test)):
         return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
     return f"-{name}-{text_hash(str(now.model_dump(mode='json')) + facts)[:6]}"

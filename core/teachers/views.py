@@ -135,7 +135,8 @@ def _same_values(one: Tensor, other: Tensor) -> bool:
     """
     if one.shape != other.shape or not one.is_floating_point():
         return torch.equal(one, other)
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(one.nan_to_num(0, 0, 0).abs().amax()), equal_nan=True)
+    rounding = 1e-4 * float(one.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+    return torch.allclose(one, other, rtol=1e-4, atol=rounding, equal_nan=True)
 
 
 class LiveTeacherOutputs:

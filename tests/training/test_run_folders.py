@@ -312,6 +312,54 @@ def test_data_that_were_replaced_since_the_training_are_kept_apart(packed, tmp_p
     assert (out / "evaluation.json").read_text() == own
 
 
+def _one_changed(count, place=None):
+    images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    if place is not None:
+        images[place, 0, 0, 0] ^= 1
+    return torch.utils.data.TensorDataset(images, torch.arange(count) % 2)
+
+
+def _forget_values(run):
+    """As runs of an older version are."""
+    facts = json.loads(run.data.read_text())
+    for split in facts.values():
+        del split["values"]
+    run.data.write_text(json.dumps(facts))
+
+
+def test_one_changed_sample_of_hundreds_is_other_data(tmp_path):
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run", "batch_size": 128}
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+    with pytest.raises(contrastill.UsageError, match="the data changed since .*: values of train differ"):
+        contrastill.distill(None, "resnet8", _one_changed(200, 7), **options)
+    _forget_values(Run(tmp_path / "run"))
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+
+
+def test_one_changed_sample_is_not_read_from_a_cache_of_the_others(tmp_path):
+    teacher = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    options = {"objectives": "kd", "epochs": 1, "quiet": True, "views": 1, "batch_size": 128}
+    options |= {"teacher_cache": str(tmp_path / "cache"), "student.num_classes": 2}
+    for out in ("first", "again"):
+        contrastill.distill(teacher, "resnet8", (_one_changed(200), None), out=tmp_path / out, **options)
+    with pytest.raises(contrastill.UsageError, match="is of other samples: some changed since it was written"):
+        contrastill.distill(teacher, "resnet8", (_one_changed(200, 7), None), out=tmp_path / "other", **options)
+    for path in (tmp_path / "cache").rglob("*.h5"):  # as of an older version
+        with h5py.File(path, "r+") as file:
+            del file.attrs["values"]
+    contrastill.distill(teacher, "resnet8", (_one_changed(200, 7), None), out=tmp_path / "older", **options)
+
+
+def test_a_copy_of_the_data_of_an_older_run_is_its_own(packed, tmp_path):
+    out, copy = tmp_path / "run", tmp_path / "copy.h5"
+    assert main(train_command(packed, out)) == 0
+    shutil.copy(packed, copy)
+    _forget_values(Run(out))
+    contrastill.evaluate_runs([out], [f"data.path={copy}"], progress=False)
+    assert [path.name for path in out.glob("evaluation*.json")] == ["evaluation.json"]
+
+
 def test_settings_of_the_files_of_one_data_set_are_named_where_others_are_read_with_them(tmp_path):
     own = make_data_config({"name": "packed", "path": "a.h5", "fields": {"depth": "depth"}, "depth_unit": "mm"}, {})
     other = own.model_copy(update={"path": "b.h5"})

@@ -25,7 +25,8 @@ _AT_ONCE = 4096
 def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split in memory all values are compared. Of a split of files the names and sizes of all are compared, never the times of change: a copy is the same data.
+    Of a split in memory all values are compared, of a split of files the names and sizes of all, never the times of
+    change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.

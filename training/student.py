@@ -38,7 +38,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
     ``save_pretrained(folder)`` writes ``model.safetensors`` (under the network's own names), ``config.json`` and a
     card, ``README.md``; ``push_to_hub("you/name")`` uploads the same; ``Student.from_pretrained(folder or "you/name")``
-    gives the same student, to the same bits. Nothing is pickled.
+    gives the same student, to the same bits. Nothing is pickled. ``torch.export.export`` and ``torch.jit.trace`` take
+    it, ``torch.jit.script`` does not.
 
     Args:
         recipe: Name of the network, its classes, channels and modality, its normalisation and where its representation

@@ -204,7 +204,7 @@ def note_probabilities(objective: Any, student: Any, teachers: Sequence[Any]) ->
     objective._looked = True
     for role, outputs in (("student", student), *(("teacher", teacher) for teacher in teachers)):
         logits = outputs.logits if isinstance(outputs, Representation) else None
-        if logits is not None and values_can_be_read(logits) and are_probabilities(logits):
+        if isinstance(logits, Tensor) and logits.ndim == 2 and values_can_be_read(logits) and are_probabilities(logits):
             note_once(
                 f"{type(objective).__name__} reads logits, and the {role}'s are probabilities (each row is "
                 "non-negative and sums to 1), so the softmax is taken twice: pass what comes before it"

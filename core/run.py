@@ -275,7 +275,7 @@ def no_run(path: str | os.PathLike[str]) -> UsageError:
         return UsageError(f"{path} is a folder of several runs: name one of them, such as {inside[0]}, or {path}/*")
     owner = Run(Path(path).parent)
     if Path(path).is_file() and owner.config.is_file():
-        way = f"; the test figures of its epoch are in {owner.metrics}" if Path(path) == owner.best_student else ""
+        way = f", and student.weights={path} to measure this file" if Path(path) == owner.best_student else ""
         return UsageError(f"{path} is a file of a run: name the run, {owner.path}{way}")
     hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
     return UsageError(f"{path} is no run: it has no config.yaml; {hint}")

@@ -103,6 +103,11 @@ class WeightsRecord:
         if entries != before:
             write_text(self.path, json.dumps({key: asdict(entry) for key, entry in entries.items()}, indent=1) + "\n")
 
+    def is_teacher(self, number: int, module: nn.Module) -> bool:
+        """Whether a module has the weights of a teacher of the run; of an older run, which recorded none, True."""
+        before = self.read().get(f"teachers.{number}")
+        return before is None or before.hash == weights_hash(module)
+
     def check_teacher(self, number: int, module: nn.Module) -> None:
         """Check that a teacher that is loaded anew is the one that the run was trained from.
 
@@ -114,8 +119,8 @@ class WeightsRecord:
             UsageError: It has other weights.
         """
         key = f"teachers.{number}"
-        before = self.read().get(key)
-        if before is not None and before.hash != weights_hash(module):
+        if not self.is_teacher(number, module):
+            before = self.read()[key]
             raise UsageError(
                 f"the weights of {key} ({before.source}) changed since {self.folder} was trained, so this is not its "
                 f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers "

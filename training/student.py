@@ -157,8 +157,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         except (HfHubHTTPError, LocalEntryNotFoundError) as error:
             what = str(error).strip().partition("\n")[0].rstrip(".")
             raise ContrastillError(
-                f"{name} is no folder{looked_in(name)}, and Hugging Face's Hub did not give it ({what}): name the folder "
-                "that save_pretrained wrote, or a repository that is there"
+                f"{name} is no folder{looked_in(name)}, and Hugging Face's Hub did not give it ({what}): name the "
+                "folder that save_pretrained wrote, or a repository that is there"
             ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:

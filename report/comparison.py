@@ -63,6 +63,12 @@ class Compared:
                     values.setdefault(key, []).append(value)
                     ways.setdefault(key, set()).add(way)
         self.ways[group.name] = ways
+        for key, measured in values.items():
+            if 0 < len(measured) < len(group.runs) and key in _COLUMNS and key not in trained:
+                self.notes[
+                    f"{_COLUMNS[key]} of {group.name} is of {len(measured)} of its {len(group.runs)} runs: evaluate "
+                    "the others too"
+                ] = None
         return {key: mean_std(measured) for key, measured in values.items() if measured}
 
     def metric(self, group: RunSeries) -> str | None:

@@ -142,3 +142,15 @@ def test_numbers_of_other_heads_are_not_compared(page, tmp_path):
     file.write_text(json.dumps(evaluated))
     _, baseline, (note,) = read()
     assert baseline is None and "mIoU, % holds what was measured in different ways" in note and "head fpn" in note
+
+
+def test_a_mean_over_some_of_the_seeds_says_so(page, tmp_path):
+    _, out = page
+    for number in (0, 1):
+        copy = tmp_path / "several" / f"seed-{number}"
+        shutil.copytree(out / "depth", copy, ignore=shutil.ignore_patterns("step-*"))
+    assert not Compared(find([str(tmp_path)])).notes
+    (copy / "evaluation.json").unlink()
+    compared = Compared(find([str(tmp_path)]))
+    assert compared.scores["several"]["miou"].count == 1
+    assert "mIoU, % of several is of 1 of its 2 runs: evaluate the others too" in compared.notes

@@ -83,7 +83,7 @@ class Compared:
             if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
                 alike = self.ways[group.name][metric] == self.ways[other.name][metric]
                 if alike and not self._replaced(group, other, _splits(config, group.config)):
-                    self._note_sizes(group.name, group.config, other.name, config)
+                    self._note_students(group.name, group.config, other.name, config)
                     return self.scores[other.name][metric]
         return None
 
@@ -97,14 +97,17 @@ class Compared:
                 each = "; ".join(f"{name}: {way}" for name, way in ways.items())
                 self.notes[f"The column {_COLUMNS[metric]} holds what was measured in different ways ({each})"] = None
 
-    def _note_sizes(self, name: str, config: RunConfig, other: str, baseline: RunConfig) -> None:
-        """Note a student that sees other sizes than its baseline."""
-        sizes = [resolution_text(network.student) for network in (config, baseline)]
-        if sizes[0] != sizes[1]:
-            self.notes[
-                f"{name} and its baseline {other} read samples at different sizes ({sizes[0]} and {sizes[1]}), which "
-                "their difference depends on too"
-            ] = None
+    def _note_students(self, name: str, config: RunConfig, other: str, baseline: RunConfig) -> None:
+        """Note a student that sees other sizes, or starts from other weights, than its baseline."""
+        students = config.student, baseline.student
+        for what, (one, two) in (
+            ("read samples at different sizes", map(resolution_text, students)),
+            ("start from different weights", (student.weights or "random" for student in students)),
+        ):
+            if one != two:
+                self.notes[
+                    f"{name} and its baseline {other} {what} ({one} and {two}), which their difference depends on too"
+                ] = None
 
     def _replaced(self, group: RunSeries, other: RunSeries, splits: Sequence[str]) -> bool:
         """Whether the data of two series differ, though their configs name the same; that is noted."""

@@ -19,7 +19,7 @@ network, with random weights, or followed by @pretrained or by @FILE: timm/resne
 --data, once for each data set, is NAME:PATH, a path that is recognised, or a NAME that needs none, such as rooms;
 options follow after commas: tiny_imagenet:FOLDER,size=32. stl10's fold=all repeats the probe on each of its 10 folds
 and gives mean ± standard deviation (few shots and LogME take the whole training split). classes=[cat,dog] leaves
-other classes out.
+other classes out; a name with a comma is written in quotes.
 
 Each network sees the data at its own resolution and with its own normalisation, and in the modality that it reads.
 OUT receives probe.json, probe.md and, where there is something to see, probe_layers.png, probe_shots.png, cka.png and

@@ -11,7 +11,7 @@ from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from .errors import UsageError, unknown_name
+from .errors import UsageError, device_hint, unknown_name
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -106,7 +106,9 @@ def check_arguments(
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"{function.__qualname__.removesuffix('.__init__')}(): {error}") from None
+        hint = next((hint for name in kwargs if name not in signature.parameters and (hint := device_hint(name))), "")
+        text = f"{error}: {hint}" if hint and "unexpected" in str(error) else str(error)
+        raise TypeError(f"{function.__qualname__.removesuffix('.__init__')}(): {text}") from None
     for argument, value in bound.arguments.items():
         parameter = signature.parameters[argument]
         if argument not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from .arguments import check_arguments, plain_number
 from .entry_checks import check_initialised
-from .errors import UsageError, nearest
+from .errors import UsageError, device_hint, nearest
 from .user_code import is_own, origin
 
 
@@ -25,7 +25,8 @@ def checked_constructor(build: Callable[..., None]) -> Callable[..., None]:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            hints = (nearest(name, signature.parameters, "") for name in kwargs if name not in signature.parameters)
+            known = signature.parameters
+            hints = (device_hint(name) or nearest(name, known, "") for name in kwargs if name not in known)
             hint = next(filter(None, hints), "")
             raise TypeError(f"{kind.__name__}: {error}{hint and f': {hint}'}") from None
         # A user's own objective may be annotated loosely; what it makes of text is its Options' to say.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+_DEVICES = {"device", "devices", "gpu", "gpus", "cuda", "cpu", "use_cpu", "use_gpu"}
 
 
 class ContrastillError(Exception):
@@ -72,6 +73,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -
     if others and others not in hint and not get_close_matches(name, known, n=1, cutoff=0.8):
         hint = f"{hint.removesuffix('?')}, {others.replace('and', 'or', 1)}?"
     return UsageError(f"{kind} {name!r} does not exist: {hint}")
+
+
+def device_hint(name: str) -> str:
+    """Where a device is chosen, of a setting that is called as one of a device; else empty."""
+    if name not in _DEVICES:
+        return ""
+    return (
+        "the device is no setting: it is the GPU where there is one, as Accelerate finds it (CUDA_VISIBLE_DEVICES=1 "
+        "chooses another, ACCELERATE_USE_CPU=true the CPU; networks and losses alone are moved by .to(device))"
+    )
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:

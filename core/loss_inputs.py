@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
+from .input_values import values_can_be_read
+from .logit_kind import are_probabilities
 from .representation import PARTS, Representation
+from .value_scale import note_once
 
 _PLURAL = frozenset({"logits", "maps"})
 
@@ -189,6 +192,22 @@ def check_teachers_finite(name: str, loss: Tensor, teachers: Sequence[Any]) -> N
             raise UsageError(
                 f"{name} is no finite number, as the teacher's {' and '.join(parts)} {hold(parts)} infinite or NaN "
                 f"values: {MASKED}"
+            )
+
+
+def note_probabilities(objective: Any, student: Any, teachers: Sequence[Any]) -> None:
+    """Say of the first batch of a loop of one's own that what an objective reads as logits are probabilities."""
+    if torch.compiler.is_compiling() or "logits" not in objective.needs or objective.per_class:
+        return
+    if vars(objective).get("_looked"):
+        return
+    objective._looked = True
+    for role, outputs in (("student", student), *(("teacher", teacher) for teacher in teachers)):
+        logits = outputs.logits if isinstance(outputs, Representation) else None
+        if isinstance(logits, Tensor) and logits.ndim == 2 and values_can_be_read(logits) and are_probabilities(logits):
+            note_once(
+                f"{type(objective).__name__} reads logits, and the {role}'s are probabilities (each row is "
+                "non-negative and sums to 1), so the softmax is taken twice: pass what comes before it"
             )
 
 

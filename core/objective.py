@@ -21,6 +21,7 @@ from .loss_inputs import (
     check_tensors,
     check_two_outputs,
     in_own_precision,
+    note_probabilities,
 )
 from .loss_labels import several_classes_refused, unlabelled
 from .representation import Representation
@@ -204,6 +205,7 @@ class Objective(nn.Module):
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each, per_class=self.per_class)
         check_samples(name, student, self.least_samples)
+        note_probabilities(self, student, each)
         loss = self._compare(student, each, {**(batch or {}), **fields})
         check_teachers_finite(name, loss, each)
         return loss

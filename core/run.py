@@ -16,6 +16,7 @@ from typing import Any
 
 from .atomic import write_text
 from .config.marks import is_off, resumable
+from .data_facts import compared_facts
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
@@ -148,13 +149,13 @@ class Run:
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse data that the run did not begin with."""
         try:
-            before = flatten(json.loads(self.data.read_text(encoding="utf-8")))
+            recorded = json.loads(self.data.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"{self.data}, which tells the data of this run from others, is damaged: remove it to go on with "
-                "those given now"
+                f"{self.data}, which tells this run's data from others, is damaged: remove it to go on with those given"
             ) from error
-        now = flatten(dict(data))
+        now = {name: compared_facts(recorded.get(name, {}), facts) for name, facts in data.items()}
+        before, now = flatten(recorded), flatten(now)
         for key in [*before, *now]:
             if before.get(key) != now.get(key):
                 split, _, fact = key.partition(".")
@@ -274,7 +275,7 @@ def no_run(path: str | os.PathLike[str]) -> UsageError:
         return UsageError(f"{path} is a folder of several runs: name one of them, such as {inside[0]}, or {path}/*")
     owner = Run(Path(path).parent)
     if Path(path).is_file() and owner.config.is_file():
-        way = f"; the test figures of its epoch are in {owner.metrics}" if Path(path) == owner.best_student else ""
+        way = f", and student.weights={path} to measure this file" if Path(path) == owner.best_student else ""
         return UsageError(f"{path} is a file of a run: name the run, {owner.path}{way}")
     hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
     return UsageError(f"{path} is no run: it has no config.yaml; {hint}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from .data_facts import VALUES
 from .run import Run
 from .run_weights import WeightsRecord
 
 # They are of the modalities that a run reads.
-_OF_MODALITIES = ("modalities", "contents", "names or sizes of files")
+_OF_MODALITIES = ("modalities", "contents", "names or sizes of files", VALUES)
 
 
 def compared_splits(validation: float | None) -> tuple[str, ...]:

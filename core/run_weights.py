@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from .atomic import write_text
 from .errors import UsageError
-from .fingerprint import weights_hash
+from .fingerprint import text_hash, weights_hash
 from .run import Run
 
 log = logging.getLogger(__name__)
@@ -24,15 +25,19 @@ class InitialWeights:
     Attributes:
         source: The file or run that they are from; None: those of a module.
         hash: Stands for their values.
+        modules: Of a module that is handed over, stands for what it is built of; None: an older run recorded none.
     """
 
     source: str | None
     hash: str
+    modules: str | None = None
 
     @classmethod
     def of(cls, module: nn.Module, source: str | None) -> InitialWeights:
         """Those of a module now."""
-        return cls(source, weights_hash(module))
+        # Text of a module's own may show where in memory its functions are.
+        modules = text_hash(re.sub(r" at 0x\w+", "", str(module))) if source is None else None
+        return cls(source, weights_hash(module), modules)
 
 
 class WeightsRecord:
@@ -61,7 +66,7 @@ class WeightsRecord:
             begun: Whether the run has a checkpoint or a student already.
 
         Raises:
-            UsageError: A file of weights is another than it was.
+            UsageError: A file of weights is another than it was, or a module is built of others.
         """
         before = self.read()
         for key, now in weights.items():
@@ -73,6 +78,12 @@ class WeightsRecord:
                     key,
                 )
                 break
+            there = before[key].modules if begun and key in before else None
+            if there is not None and now.modules not in (None, there):
+                raise UsageError(
+                    f"{key} is built of other layers, or of other sizes, than the module that {self.folder} began "
+                    "with: hand over the same network to go on, or choose another out=…"
+                )
             if key not in before or before[key].hash == now.hash:
                 continue
             if now.source is not None:
@@ -92,6 +103,11 @@ class WeightsRecord:
         if entries != before:
             write_text(self.path, json.dumps({key: asdict(entry) for key, entry in entries.items()}, indent=1) + "\n")
 
+    def is_teacher(self, number: int, module: nn.Module) -> bool:
+        """Whether a module has the weights of a teacher of the run; of an older run, which recorded none, True."""
+        before = self.read().get(f"teachers.{number}")
+        return before is None or before.hash == weights_hash(module)
+
     def check_teacher(self, number: int, module: nn.Module) -> None:
         """Check that a teacher that is loaded anew is the one that the run was trained from.
 
@@ -103,8 +119,8 @@ class WeightsRecord:
             UsageError: It has other weights.
         """
         key = f"teachers.{number}"
-        before = self.read().get(key)
-        if before is not None and before.hash != weights_hash(module):
+        if not self.is_teacher(number, module):
+            before = self.read()[key]
             raise UsageError(
                 f"the weights of {key} ({before.source}) changed since {self.folder} was trained, so this is not its "
                 f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers "

@@ -239,9 +239,17 @@ class Transfer(nn.Module):
             self.load_state_dict({**own, **state}, strict=True)
         except RuntimeError as error:
             raise ContrastillError(
-                f"this state is of another transfer: {str(error).splitlines()[1].strip()}; give the networks and "
+                f"this state is of another transfer: {self._difference(state) or error}; give the networks and "
                 "objectives that it was saved with, or another folder (out) to begin anew"
             ) from error
+
+    def _difference(self, state: Mapping[str, Tensor]) -> str:
+        """The first name, or shape, in which a state is not this transfer's."""
+        own = self.trained_state()
+        if other := [*(state.keys() - own.keys()), *(own.keys() - state.keys())]:
+            return f"{min(other)} is in {'it' if min(other) in state else 'these networks and objectives'} alone"
+        name = next((name for name, value in own.items() if value.shape != state[name].shape), "")
+        return f"{name} has {tuple(state[name].shape)} values there and {tuple(own[name].shape)} here" if name else ""
 
     def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:
         """Freeze the student's parameters that no objective reads, such as a classifier that only CRD trains beside.

@@ -19,6 +19,7 @@ from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
+from ..core.fingerprint import weights_hash
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
@@ -222,7 +223,7 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
         if member.network.taps.dense:
             raise _dense(who)
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
-        if test.classes and len(member.network.recipe.get("classes") or ()) == len(test.classes):
+        if test.classes and (own := len(member.network.recipe.get("classes") or ())) >= len(test.classes):
             answer_as(
                 member.network,
                 test.classes,
@@ -231,6 +232,10 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
                 "say with its class_map which of its classes are the data's, or name data of its classes with "
                 "data.path=…",
             )
+            if own > len(test.classes):
+                print_message(
+                    f"{who} has {own} classes: its probabilities are those among the {len(test.classes)} of the data"
+                )
         member.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(
@@ -293,7 +298,8 @@ def _quality(quality: Quality, member: _Member | None = None, disagreement: floa
     measures = (quality.top1, quality.nll, quality.ece)
     if member is None:
         return NetworkQuality(*measures)
-    return NetworkQuality(*measures, member.name, member.entry.model, member.weights, disagreement)
+    values = weights_hash(member.network.module)
+    return NetworkQuality(*measures, member.name, member.entry.model, member.weights, disagreement, values)
 
 
 def _bins(curve: Reliability) -> ReliabilityBins:

@@ -25,6 +25,7 @@ class NetworkQuality:
         weights: Their origin.
         disagreement: Mean share of the samples on which it differs from the other networks, per cent; None where there
             is no other, or of an ensemble or a student.
+        hash: Stands for the values of its weights.
     """
 
     top1: float
@@ -34,13 +35,14 @@ class NetworkQuality:
     model: str | None = None
     weights: str | None = None
     disagreement: float | None = None
+    hash: str | None = None
 
     def to_dict(self, *, with_disagreement: bool = False) -> dict[str, Any]:
         """Plain values."""
         measures = {name: getattr(self, name) for name in _MEASURES}
         if self.name is None:
             return measures
-        values = {"name": self.name, "model": self.model, "weights": self.weights, **measures}
+        values = {"name": self.name, "model": self.model, "weights": self.weights, "hash": self.hash, **measures}
         return {**values, "disagreement": self.disagreement} if with_disagreement else values
 
     def cells(self) -> list[str]:

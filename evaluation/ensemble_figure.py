@@ -18,6 +18,7 @@ from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.run_data import compared_splits, other_data
+from ..core.run_weights import WeightsRecord
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
 from ..plots.metric_names import METRICS, headline
@@ -170,7 +171,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
         if reason := _unusable(run):
             why.append(reason)
         else:
-            entries.append(_entry(run))
+            entries.append(_entry(run, warn))
     if not entries:
         raise ContrastillError(f"there is nothing to draw: {'; '.join(why)}")
     for reason in why:
@@ -213,7 +214,7 @@ def _unusable(path: Path) -> str:
     return f"{path} has no top-1 on a test split{beside}"
 
 
-def _entry(path: Path) -> RunEntry:
+def _entry(path: Path, warn: Callable[[str], None]) -> RunEntry:
     try:
         config = load_config(str(Run(path).config))
     except UsageError as error:
@@ -237,7 +238,7 @@ def _entry(path: Path) -> RunEntry:
         config.seed,
         100 - Run(path).history()[-1]["top1"],
         settings,
-        _teacher_errors(path, config) if label else None,
+        _teacher_errors(path, config, warn) if label else None,
     )
 
 
@@ -260,8 +261,8 @@ def _display_name(name: str) -> str:
     return " ".join(part.upper() if len(part) <= 3 else part for part in name.split("_"))
 
 
-def _teacher_errors(path: Path, config: RunConfig) -> tuple[float, float] | None:
-    """Mean error of the teachers and that of their ensemble, from diversity.json, if it is of the run's own data."""
+def _teacher_errors(path: Path, config: RunConfig, warn: Callable[[str], None]) -> tuple[float, float] | None:
+    """Mean error of the run's own teachers and of their ensemble, from diversity.json, if it is of the run's data."""
     file = path / "diversity.json"
     if not file.is_file():
         return None
@@ -269,8 +270,18 @@ def _teacher_errors(path: Path, config: RunConfig) -> tuple[float, float] | None
         measures = json.loads(file.read_text(encoding="utf-8"))
         if measures["data"] != config.data.model_dump(mode="json"):
             return None
+        own = WeightsRecord(Run(path)).read()
+        for number, network in enumerate(measures["networks"]):
+            teacher = own.get(f"teachers.{number}")
+            # A file of an older version has no hash, and is taken at its word.
+            if teacher is not None and network.get("hash", teacher.hash) != teacher.hash:
+                warn(
+                    f"the teachers' errors in {file} are left out, as teachers.{number} ({network['weights']}) is not "
+                    f"the teacher of {path}: make it again with contrastill ensemble diversity {path}"
+                )
+                return None
         return 100 - fmean(network["top1"] for network in measures["networks"]), 100 - measures["ensemble"]["top1"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ContrastillError(
             f"{file} cannot be read: make it again with contrastill ensemble diversity {path}"
         ) from error

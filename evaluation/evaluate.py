@@ -42,8 +42,10 @@ def evaluate_runs(
 
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
     ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's
-    own path that are no longer those of its training are other data too. Rows of ``evaluation.head_of`` are in
-    ``evaluation-head-of-teacher.json``, as those are of a head that was trained on another network.
+    own path that are no longer those of its training are other data too. Rows of other networks than the run's, such as
+    ``student.weights=RUN/student_best.safetensors``, are in ``evaluation-networks-….json``, and those of
+    ``evaluation.head_of`` in ``evaluation-head-of-teacher.json``, as those are of a head that was trained on
+    another network.
 
     Args:
         runs: The runs' folders.
@@ -73,6 +75,7 @@ def evaluate_runs(
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
     notes: list[str] = []
+    inputs: dict[str, str] = {}
     suffix = ""
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
@@ -82,22 +85,34 @@ def evaluate_runs(
         if not own:
             continue
         notes += [evaluation.replaced] if evaluation.replaced else []
+        inputs |= {str(path): evaluation.inputs["student"]} if "student" in evaluation.inputs else {}
         if evaluation.accelerator.is_main_process:
             contents = {
                 "data": evaluation.data.data.model_dump(mode="json"),
                 "evaluation": evaluation.options.model_dump(mode="json"),
                 "rows": [row.to_dict() for row in own],
             }
-            file = evaluation.run.path / f"evaluation{file_suffix(evaluation.options)}{evaluation.suffix}.json"
+            file = evaluation.run.path / f"evaluation{_suffix(evaluation)}.json"
             write_text(file, json.dumps(contents, indent=1) + "\n")
             if evaluation.suffix and evaluation.replaced:
                 evaluation.say(f"the rows are in {file}")
             elif evaluation.suffix:
                 evaluation.say(f"these are other data than the run's own: the rows are in {file}")
-        suffix = suffix if rows else f"{file_suffix(evaluation.options)}{evaluation.suffix}"
+            elif evaluation.networks.suffix():
+                evaluation.say(f"these are other networks than the run's own: the rows are in {file}")
+        suffix = suffix if rows else _suffix(evaluation)
         rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
+    if len({*inputs.values()}) > 1:
+        each = ", ".join(f"{run}: {what}" for run, what in inputs.items())
+        notes.append(f"these students read different inputs, which their numbers depend on ({each})")
+        log.warning("%s", notes[-1])
     main = evaluation.accelerator.is_main_process
     drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
     return EvaluationResult(tuple(rows), drawn, tuple(notes))
+
+
+def _suffix(evaluation: RunEvaluation) -> str:
+    """What stands in the names of an evaluation's files, once its networks were built."""
+    return f"{file_suffix(evaluation.options)}{evaluation.networks.suffix()}{evaluation.suffix}"

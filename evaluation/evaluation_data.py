@@ -10,9 +10,11 @@ from typing import Any
 from ..core.config.marks import changes_results
 from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
+from ..core.data_facts import compared_facts
 from ..core.errors import ContrastillError
 from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS, OBJECTIVES, short_name
+from ..core.representation import Network
 from ..core.run import Run, flatten
 from ..datasets.io.fingerprint import fingerprint
 from ..training.data import open_split
@@ -28,6 +30,13 @@ _OF_TRAINING = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transf
 def location(config: RunConfig) -> str:
     """Path of the data, or the name of a data set without one."""
     return config.data.path or str(config.data.name)
+
+
+def input_text(network: Network, split: Any) -> str:
+    """What a network reads of a split, as ``rgb 32×32``; without a size where nothing gives it."""
+    side = network.preprocess.resolution
+    shape = (side, side) if isinstance(side, int) else side or [*split.modalities.get(network.modality, ())][1:]
+    return " ".join([network.modality, *(["×".join(map(str, shape))] if shape else [])])
 
 
 def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
@@ -134,7 +143,7 @@ def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced
     elif (now.name, now.path) == (own.name, own.path):
         if not _other_samples(own, now):
             return ""
-    elif (recorded := run.data_facts().get("test")) is not None and recorded == _facts(test):
+    elif (recorded := run.data_facts().get("test")) is not None and recorded == compared_facts(recorded, _facts(test)):
         return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
     return f"-{name}-{text_hash(str(now.model_dump(mode='json')) + facts)[:6]}"

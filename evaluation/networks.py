@@ -12,9 +12,11 @@ from accelerate.utils import set_seed
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
+from ..core.fingerprint import text_hash, weights_hash
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
+from ..core.weights import find_weights
 from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
 from ..training.moving_average import averaged
@@ -54,6 +56,14 @@ class EvaluatedNetworks:
 
     def __init__(self, run: Run, config: RunConfig) -> None:
         self.run, self.config = run, config
+        self.own = load_config(str(run.config), trains=False)
+        self.others: list[str] = []  # teachers that are not the run's, once they were built
+
+    def suffix(self) -> str:
+        """What stands in the names of an evaluation's files for other networks than the run's own; of these nothing."""
+        ours, own = (config.student.model_copy(update={"class_map": None}) for config in (self.config, self.own))
+        changed = [*([ours.model_dump_json()] if ours != own else []), *self.others]
+        return f"-networks-{text_hash(str(changed))[:6]}" if changed else ""
 
     def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[EvaluatedNetwork]:
         """The student, then its teachers and baselines.
@@ -101,7 +111,7 @@ class EvaluatedNetworks:
     def _training_data(self) -> Any:
         """Of the run's own config; where that data is elsewhere now, of the config that was given."""
         try:
-            return open_split(load_config(str(self.run.config), trains=False), "train")
+            return open_split(self.own, "train")
         except ContrastillError:
             return open_split(self.config, "train")
 
@@ -122,11 +132,15 @@ class EvaluatedNetworks:
             build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
             for entry in self.config.teachers
         ]
-        own = load_config(str(self.run.config), trains=False).teachers
+        own, record = self.own.teachers, WeightsRecord(self.run)
         for number, (entry, teacher) in enumerate(zip(self.config.teachers, teachers, strict=True)):
-            # One that the caller names in its place is another on purpose.
+            # One that the caller names in its place is another on purpose, or the same elsewhere.
             if number < len(own) and own[number].weights == entry.weights:
-                WeightsRecord(self.run).check_teacher(number, teacher.module)
+                record.check_teacher(number, teacher.module)
+            elif not record.is_teacher(number, teacher.module):
+                self.others.append(f"{number} {weights_hash(teacher.module)}")
+            if number < len(own) and entry != own[number].model_copy(update={"weights": entry.weights}):
+                self.others.append(entry.model_dump_json())
         return teachers
 
     @cached_property
@@ -149,6 +163,9 @@ class EvaluatedNetworks:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""
         # Its class_map is for the data that it is evaluated on.
         entry = self.config.student.model_copy(update={"class_map": None})
+        if entry.weights not in (None, self.own.student.weights):
+            file = find_weights(entry.weights)
+            return build(entry.model_copy(update={"weights": str(file)}), None), str(file)
         if self.run.finished:
             return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
         snapshot = load_newest(self.run.checkpoints)

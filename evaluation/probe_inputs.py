@@ -186,7 +186,9 @@ class DataName:
             return torch.arange(split.num_classes)
         for name in self.classes:
             if name not in names and not (name.isdecimal() and int(name) < split.num_classes):
-                raise unknown_name(f"in {self.text}, the class", name, names)
+                error = unknown_name(f"in {self.text}, the class", name, names)
+                quoted = any("," in other for other in names)
+                raise UsageError(f"{error} A name with a comma is written in quotes.") if quoted else error
         chosen = sorted({names.index(name) if name in names else int(name) for name in self.classes})
         if len(chosen) < 2:
             raise UsageError(
@@ -285,7 +287,10 @@ def short_names(names: Sequence[Any], shorten: Any) -> dict[str, str]:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("'\"") for part in text.strip().strip("[]").split(",") if part.strip())
+    """Names by commas, in brackets or without; one in quotes may hold commas itself."""
+    inner = text.strip().removeprefix("[").removesuffix("]")
+    parts = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]*)\s*(?:,|$)""", inner)
+    return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
 def _located(head: str) -> tuple[str, str | None]:

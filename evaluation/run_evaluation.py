@@ -27,6 +27,7 @@ from .evaluation_data import (
     carried_settings,
     data_keys,
     evaluation_data,
+    input_text,
     location,
     objectives_read_logits,
     replaced_data,
@@ -63,6 +64,7 @@ class RunEvaluation:
     Attributes:
         suffix: In the names of the files that it writes, for other data than the run's own; else empty.
         replaced: A sentence, where the data at the run's own path are others than in its training; else empty.
+        inputs: Role -> what the networks that were measured read, as ``rgb 32×32``.
 
     Raises:
         UsageError: The folder is no run, or the data do not fit the tasks.
@@ -75,6 +77,7 @@ class RunEvaluation:
         self.say = printer(progress)
         # What a number depends on is told without progress too.
         self.warn = self.say if progress else log.warning
+        self.inputs: dict[str, str] = {}
         self.config = load_config(str(run.config), overrides, trains=False)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
@@ -134,6 +137,7 @@ class RunEvaluation:
         if not self._own_data:
             who = f"{candidate.role} {candidate.model} of {self.run.path}"
             check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
+        self.inputs[candidate.role] = input_text(candidate.network, self.test)
         candidate.network.freeze().to(self.accelerator.device)
 
     def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:

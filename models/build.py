@@ -247,6 +247,7 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     where the data had no names), or of the channels of a segmenter's prediction (B, C, H, W): channel c is class c + 1
     of the label maps. A network that returns a dict, as torchvision's segmenters do, returns it here too:
     ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
+    ``torch.export.export`` and ``torch.jit.trace`` take it; ``torch.jit.script`` does not compile such classes.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.

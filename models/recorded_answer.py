@@ -40,23 +40,28 @@ def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | Pa
 
     Args:
         module: With the weights.
-        recipe: Of the student; says nothing of networks that are known by name, nor did those of before.
+        recipe: Of the student.
         path: Where the weights are from.
     """
-    if (answer := recipe.get(KEY)) is None:
-        return
-    values = _answer(module, tuple(answer["shape"]))
-    before = torch.tensor(answer["values"])
-    if values is None or len(values) != len(before):
-        same = False
-    else:
-        same = float((torch.tensor(values) - before).abs().max()) <= _TOLERANCE * float(before.abs().max()) + 1e-6
-    if not same:
+    if answers_otherwise(module, recipe):
         log.warning(
             "%s with the weights of %s does not answer as the network that was trained: pass module= with the same "
             "arguments, attributes and buffers",
             type(module).__name__, path,
         )  # fmt: skip
+
+
+def answers_otherwise(module: nn.Module, recipe: Mapping[str, Any]) -> bool:
+    """Whether a module with the weights of a student does not answer as that did when it was saved; the recipes of
+    networks that are known by name, and those of before, do not say so.
+    """
+    if (answer := recipe.get(KEY)) is None:
+        return False
+    values = _answer(module, tuple(answer["shape"]))
+    before = torch.tensor(answer["values"])
+    if values is None or len(values) != len(before):
+        return True
+    return float((torch.tensor(values) - before).abs().max()) > _TOLERANCE * float(before.abs().max()) + 1e-6
 
 
 def _answer(module: nn.Module, shape: tuple[int, ...]) -> list[float] | None:

@@ -92,8 +92,8 @@ def features_of(
 
     With a folder, features are cached there, and read instead of computed whenever the same network reads the same
     data: file ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the
-        data's number of samples, its classes,
-    and its first, middle and last batch; of all batches where a loader has no ``len()`` and no ``targets``.
+    data's number of samples, its classes, and its first, middle and last batch; of all batches of samples in memory, or
+    where a loader has no ``len()`` and no ``targets``.
 
     Args:
         network, loader, spatial: As there.
@@ -209,8 +209,9 @@ def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
     looks at it.
     """
     if hasattr(loader, "targets") and hasattr(loader, "__len__"):
-        places = sorted({0, len(loader) // 2, len(loader) - 1})
-        batches = (next(iter(loader.epoch(0, place))) for place in places)
+        count, everywhere = len(loader), getattr(loader, "in_memory", False)
+        places = [*range(count)] if everywhere else sorted({0, count // 2, count - 1})
+        batches = loader.epoch(0) if everywhere else (next(iter(loader.epoch(0, place))) for place in places)
         known = [] if loader.targets is None else [loader.targets]
         header = f"{modality} {loader.num_samples} {places}"
     else:

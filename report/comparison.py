@@ -17,11 +17,12 @@ from ..core.statistics import MeanStd, gap_closed, mean_std
 from ..core.weights import STUDENT as STUDENT_FILE
 from .evaluations import is_early
 from .markup import is_number, join, number
+from .measures import OWN, evaluation_rows, measures_of
 from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
 from .runs import RunFolders, RunSeries
-from .transfers import teachers_of
+from .transfers import resolution_text, teachers_of
 
 
 class Compared:
@@ -36,11 +37,13 @@ class Compared:
         self.configs = [(group, group.config) for group in runs.groups if group.config is not None]
         self.notes: dict[str, None] = {}  # in their order, each once
         self.evaluated = {group.name: [self._rows(group, run) for run in group.runs] for group in runs.groups}
+        self.ways: dict[str, dict[str, set[str]]] = {}  # series -> metric -> how its runs were measured
         self.scores = {group.name: self._scores(group) for group in runs.groups}
+        self._note_ways()
 
     def _rows(self, group: RunSeries, run: Run) -> list[dict[str, Any]]:
         """Those of an evaluation; of a finished run not those that measured a checkpoint on the way, which is noted."""
-        rows = _evaluation(run.read_json("evaluation.json"))
+        rows = evaluation_rows(run.read_json("evaluation.json"))
         early = [row for row in rows if row.get("role") == "student" and is_early(row)] if run.finished else []
         if early:
             self.notes[
@@ -50,11 +53,22 @@ class Compared:
         return [row for row in rows if row not in early]
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
-        """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
+        """Metric -> its score: of the last epoch, else of what ``contrastill evaluate`` wrote of the student."""
         values = {name: group.last(name) for name in ("top1", "top5", "mAP", "miou")}
+        ways = {name: {OWN} for name, measured in values.items() if measured}
+        trained = {*ways}
         for rows in self.evaluated[group.name]:
-            for key, value in _measures(rows, "student").items():
-                values.setdefault(key, []).append(value)
+            for key, (value, way) in measures_of(rows, "student").items():
+                if key not in trained:
+                    values.setdefault(key, []).append(value)
+                    ways.setdefault(key, set()).add(way)
+        self.ways[group.name] = ways
+        for key, measured in values.items():
+            if 0 < len(measured) < len(group.runs) and key in _COLUMNS and key not in trained:
+                self.notes[
+                    f"{_COLUMNS[key]} of {group.name} is of {len(measured)} of its {len(group.runs)} runs: evaluate "
+                    "the others too"
+                ] = None
         return {key: mean_std(measured) for key, measured in values.items() if measured}
 
     def metric(self, group: RunSeries) -> str | None:
@@ -67,9 +81,33 @@ class Compared:
             return None
         for other, config in self.configs:
             if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
-                if not self._replaced(group, other, _splits(config, group.config)):
+                alike = self.ways[group.name][metric] == self.ways[other.name][metric]
+                if alike and not self._replaced(group, other, _splits(config, group.config)):
+                    self._note_students(group.name, group.config, other.name, config)
                     return self.scores[other.name][metric]
         return None
+
+    def _note_ways(self) -> None:
+        """Note the metrics that are not measured alike: by one kind of head, trained alike, or by a network's own
+        outputs.
+        """
+        for metric in ("miou", "probe"):
+            if len({way for of in self.ways.values() for way in of.get(metric, ())}) > 1:
+                ways = {name: " and ".join(sorted(of[metric])) for name, of in self.ways.items() if metric in of}
+                each = "; ".join(f"{name}: {way}" for name, way in ways.items())
+                self.notes[f"The column {_COLUMNS[metric]} holds what was measured in different ways ({each})"] = None
+
+    def _note_students(self, name: str, config: RunConfig, other: str, baseline: RunConfig) -> None:
+        """Note a student that sees other sizes, or starts from other weights, than its baseline."""
+        students = config.student, baseline.student
+        for what, (one, two) in (
+            ("read samples at different sizes", map(resolution_text, students)),
+            ("start from different weights", (student.weights or "random" for student in students)),
+        ):
+            if one != two:
+                self.notes[
+                    f"{name} and its baseline {other} {what} ({one} and {two}), which their difference depends on too"
+                ] = None
 
     def _replaced(self, group: RunSeries, other: RunSeries, splits: Sequence[str]) -> bool:
         """Whether the data of two series differ, though their configs name the same; that is noted."""
@@ -113,12 +151,14 @@ class Compared:
             and not other_data(group.runs[0], other.runs[0], _splits(config, its))
             and not other_teachers(group.runs[0], other.runs[0])
         ]
-        values = [
+        ways = self.ways[group.name][metric]
+        measured = [
             measures[metric]
             for other in [group, *similar]
             for rows in self.evaluated[other.name]
-            if metric in (measures := _measures(rows, role))
+            if metric in (measures := measures_of(rows, role))
         ]
+        values = [value for value, way in measured if {way} == ways]
         return mean_std(values[:1]) if values else None
 
 
@@ -232,32 +272,6 @@ def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | No
 
     best = max(groups, key=common_length)
     return best if common_length(best) else None
-
-
-def _evaluation(evaluation: Any) -> list[dict[str, Any]]:
-    rows = evaluation.get("rows") if isinstance(evaluation, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-
-
-def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
-    """What an evaluation found of a role, with the most labels."""
-    measures: dict[str, float] = {}
-    rows = sorted(
-        (row for row in rows if row.get("role") == role),
-        key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0,
-    )
-    for row in rows:
-        measures |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
-        if role == "teacher" and row.get("task") == "accuracy":
-            measures |= {key: row[key] for key in ("top1", "mAP") if is_number(row.get(key))}
-        layers = row.get("layers")
-        if (
-            isinstance(layers, dict)
-            and isinstance(layers.get("embedding"), dict)
-            and is_number(layers["embedding"].get("top1"))
-        ):
-            measures["probe"] = layers["embedding"]["top1"]
-    return measures
 
 
 def _setting(config: RunConfig) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.run import read_json
+from ..core.weights import STUDENT
 from .markup import Markup, element, is_number, join
 from .page_parts import Cell, measured, picture, table
 
@@ -69,7 +70,8 @@ def _picture(file: Path, name: str) -> Markup | None:
 
 def _lines(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """The lines of a row of an evaluation, by column."""
-    network = f"{row['role']} {row['model']}" + (f", {row['weights']}" if is_early(row) else "")
+    own = row["role"] != "student" or row.get("weights", STUDENT) == STUDENT
+    network = f"{row['role']} {row['model']}" + ("" if own else f", {row['weights']}")
     common: dict[str, Any] = {"network": network, "test images": measured(row["images"], ",d")}
     if is_number(row.get("labels")):
         common["labels"] = measured(100 * row["labels"], "g", " %")

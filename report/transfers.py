@@ -169,7 +169,7 @@ def _networks(config: RunConfig) -> Markup:
         for place, network in enumerate(config.teachers)
     ]
     rows = [
-        [role, network.model, network.modality, network.weights or "random", _resolution(network)]
+        [role, network.model, network.modality, network.weights or "random", resolution_text(network)]
         for role, network in [*named, ("student", config.student)]
     ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
@@ -274,10 +274,12 @@ def _network(network: NetworkConfig) -> str:
     return f"{network.model} on {network.modality}"
 
 
-def _resolution(network: NetworkConfig) -> str:
+def resolution_text(network: NetworkConfig) -> str:
+    """The size that a config says a network reads: ``32`` of a square, ``24×32``."""
     if network.resolution is None:
         return "its own or the data's"
-    return "×".join(map(str, network.resolution)) if isinstance(network.resolution, tuple) else str(network.resolution)
+    sides = network.resolution if isinstance(network.resolution, tuple) else (network.resolution,)
+    return "×".join(map(str, dict.fromkeys(sides) if len({*sides}) == 1 else sides))
 
 
 def _seeds(group: RunSeries) -> str:

@@ -15,6 +15,7 @@ from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
+from ..core.registry import MODALITIES
 from ..core.representation import Network
 from ..core.representation_spec import RepresentationSpec, describe
 from ..core.run_weights import InitialWeights
@@ -22,6 +23,7 @@ from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
 from ..core.transfer import Transfer
 from ..datasets.io.scale import Statistics
+from ..datasets.io.stored_values import values_hash
 from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
@@ -108,7 +110,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     _name_classes(transfer, networks, labels["train"])
     test = _test_loader(transfer, data, labels["test"])
     if config.train.views and transfer.teacher_needs:
-        _cache_outputs(config, transfer, data.train, filling)
+        _cache_outputs(config, transfer, data, filling)
     validation = None if data.validation is None else data.evaluating(data.validation)
     return Assembly(transfer, data.train, test, accelerator, data.splits, weights, validation)
 
@@ -281,7 +283,7 @@ def _dense_test_loader(student: Network, data: _RunData, labels: Any) -> Loader 
     return data.evaluating(split)
 
 
-def _cache_outputs(config: RunConfig, transfer: Transfer, train: ViewLoader, filling: bool) -> None:
+def _cache_outputs(config: RunConfig, transfer: Transfer, data: _RunData, filling: bool) -> None:
     """Let the transfer read its teachers' outputs of the views from memory or a folder, see
     :class:`~contrastill.core.teachers.cache.CachedTeachers`.
     """
@@ -296,17 +298,24 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, train: ViewLoader, fil
     origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}
     origin |= {f"data.{name}": value for name, value in config.data.options().items()}
     cache = CachedTeachers(
-        train,
+        data.train,
         transfer.source,
         transfer.teacher_needs,
         config.train.teacher_cache,
         config.cache,
         origin,
         filling=filling,
+        values=_stored_values(config, data.split) if config.train.teacher_cache else {},
     )
     transfer.source = cache
     if cache.complete and not filling:
         transfer.drop_teachers()
+
+
+def _stored_values(config: RunConfig, split: Any) -> dict[str, str | None]:
+    """By modality of a teacher, what stands for all samples of it, or of the one that it is made from."""
+    names = {teacher.modality for teacher in config.teachers}
+    return {name: values_hash(split, name if name in split.modalities else MODALITIES[name].of) for name in names}
 
 
 def _marked(split: Split) -> bool:

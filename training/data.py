@@ -16,6 +16,7 @@ from ..core.registry import DATASETS, MODALITIES
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
 from ..core.value_scale import note_once
+from ..datasets.io.shared_samples import warn_of_shared_images
 from ..datasets.io.split_agreement import check_splits
 from ..xmodal.derive import DerivedLoader, check
 from .balancing import BalancedLoader, check_balanced
@@ -56,6 +57,7 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     """
     splits = {name: _open_data(data, name) for name in ("train", "test")}
     check_splits(splits["train"], splits["test"])
+    warn_of_shared_images(splits["train"], splits["test"])
     return splits
 
 

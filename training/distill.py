@@ -17,7 +17,7 @@ from ..core.arguments import checked
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.entry_checks import kind_of
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import UsageError, device_hint, unknown_name
 from ..core.generators import own_generators
 from ..core.plugins import import_plugins, module_names
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
@@ -269,6 +269,8 @@ def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
                     f"keyword of distill {key!r} does not exist: it is an option of {', '.join(owners)}, as "
                     f"objectives={{'{min(owners, key=len)}': {{'{key}': …}}}}"
                 )
+            if hint := device_hint(key):
+                raise UsageError(f"keyword of distill {key!r} does not exist: {hint}")
             raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
         elif isinstance(value, Mapping) and "." not in key:
             dotted |= {f"{key}.{inner}": one for inner, one in value.items()}

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from torch import nn
+
 from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
-from ..core.errors import UsageError
+from ..core.errors import ContrastillError, UsageError
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten, writable_folder
 from ..core.run_lock import run_lock
@@ -18,6 +20,8 @@ from ..core.seeds import check_no_seeds
 from ..datasets.io.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
+from ..models.recipe import read_recipe
+from ..models.recorded_answer import answers_otherwise
 from ..plots.curves import draw_curves
 from .assemble import Assembly, assemble
 from .checkpoint import checkpoints
@@ -93,6 +97,7 @@ def train_run(
             if accelerator.is_main_process:
                 _draw(run)
         if accelerator.is_main_process:
+            _check_same_student(run, result.student.module)
             with run.room_for(run.student.name, sum(value.nbytes for value in result.student.state_dict().values())):
                 save_student(result.student, run.student)
                 save_adaptors(parts.transfer, run.adaptors)
@@ -112,6 +117,19 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
         say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
         if not Run(config.out).finished:
             train_run(config, progress=progress)
+
+
+def _check_same_student(run: Run, module: nn.Module) -> None:
+    """Refuse a module that has the weights of a run's finished student and is another function of its input."""
+    try:
+        recipe = read_recipe(run.student) if run.finished else None
+    except ContrastillError:  # it is damaged, and written again
+        return
+    if recipe is not None and answers_otherwise(module, recipe):
+        raise UsageError(
+            f"{type(module).__name__} with the weights of {run.student} does not answer as the network that was "
+            "trained: hand it over with the same arguments, attributes and buffers, or choose another out=…"
+        )
 
 
 def _draw(run: Run) -> None:

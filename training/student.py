@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from ..core.arguments import checked
@@ -38,7 +39,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
     ``save_pretrained(folder)`` writes ``model.safetensors`` (under the network's own names), ``config.json`` and a
     card, ``README.md``; ``push_to_hub("you/name")`` uploads the same; ``Student.from_pretrained(folder or "you/name")``
-    gives the same student, to the same bits. Nothing is pickled.
+    gives the same student, to the same bits. Nothing is pickled. ``torch.export.export`` and ``torch.jit.trace`` take
+    it, ``torch.jit.script`` does not.
 
     Args:
         recipe: Name of the network, its classes, channels and modality, its normalisation and where its representation
@@ -145,11 +147,19 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
         Raises:
             UsageError: It is neither.
+            ContrastillError: The Hub cannot be asked, or has no such repository.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") != 1):
             raise UsageError(f"{name} is no folder{looked_in(name)}, and no repository of the Hub, which is USER/NAME")
-        return super().from_pretrained(name, **options)
+        try:
+            return super().from_pretrained(name, **options)
+        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+            what = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ContrastillError(
+                f"{name} is no folder{looked_in(name)}, and Hugging Face's Hub did not give it ({what}): name the "
+                "folder that save_pretrained wrote, or a repository that is there"
+            ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ..core.config.schema import CacheConfig, EnsembleConfig, RunConfig, TrainConfig
 from ..core.registry import DATASETS, OBJECTIVES
+from ..datasets.io.packed_splits import group_names
 
 _OF_MODALITY = {"void": "semantics", "semantic_names": "semantics", "depth_unit": "depth", "intrinsics": "depth"}
 
@@ -83,19 +84,27 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
 
 
 def unread_data_keys(config: RunConfig, modalities: Collection[str]) -> list[str]:
-    """A line about each key of ``data`` that is of a modality which the data have not, or which is not read.
+    """A line about each key of ``data`` that is of a modality which the data have not, or of one group for both splits.
 
     Args:
         config: Of the training.
         modalities: Of its training split.
     """
     fields, values = DATASETS[config.data.name or ""].Options.model_fields, config.data.options()
-    return [
+    lines = [
         f"data.{key}={values[key]} changes nothing, as it is of {modality}, and the data that are read have "
         f"{', '.join(modalities)}: leave it out"
         for key, modality in _OF_MODALITY.items()
         if key in fields and key in values and values[key] != fields[key].default and modality not in modalities
     ]
+    if values.get("blocks") is not None and "blocks" in fields:
+        splits = values.get("splits") or fields["splits"].default
+        if not {*group_names(splits, "train")} & {*group_names(splits, "test")}:
+            lines.append(
+                f"data.blocks={values['blocks']} changes nothing, as train and test are different groups of the file: "
+                "leave it out, or name one group for both in data.splits"
+            )
+    return lines
 
 
 def _objectives(config: RunConfig) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UsageError, looked_in, names_beside, nearest
+from ..errors import UsageError, device_hint, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
 from ..recognition import recognised, unknown_layout
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
@@ -229,7 +229,7 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
             for section_name, field in RunConfig.model_fields.items()
             if name in getattr(field.annotation, "model_fields", {}) and f"{section_name}.{name}" != key
         ]
-        hint = (
+        hint = device_hint(name) or (
             f"did you mean {' or '.join(elsewhere)}?"
             if elsewhere
             else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")

@@ -53,6 +53,7 @@ class CachedTeachers(TeacherSource):
         config: How they are cached; default: all, in float32.
         origin: What data and views depend on, by the name of its key in a config: explains why a folder does not fit.
         filling: The folder is about to be filled by ``contrastill cache``: that it is not complete is no error.
+        values: Modality -> what stands for all samples as they are stored; None: not known.
 
     Attributes:
         complete: Whether the folder had all outputs from the start, so that no teacher is needed.
@@ -73,6 +74,7 @@ class CachedTeachers(TeacherSource):
         origin: Mapping[str, Any] | None = None,
         *,
         filling: bool = False,
+        values: Mapping[str, str | None] | None = None,
     ) -> None:
         config = config or CacheConfig()
         self.loader, self.teachers, self.separate = loader, live.teachers, live.separate
@@ -83,7 +85,9 @@ class CachedTeachers(TeacherSource):
         self.complete = False
         if folder is not None:
             parts = self._needs | (self._cheap_parts() if config.parts is None else frozenset(config.parts))
-            self.store = CacheStore(Path(folder), self._views, self._codecs, parts, origin or {}, filling=filling)
+            self.store = CacheStore(
+                Path(folder), self._views, self._codecs, parts, origin or {}, filling=filling, values=values or {}
+            )
             self.complete = self._check_folder(self.store)
 
     def start_epoch(self, epoch: int) -> None:

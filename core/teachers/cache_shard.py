@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import create_h5, open_h5
-from ..errors import ContrastillError
+from ..errors import ContrastillError, UsageError
 from ..fingerprint import text_hash
 
 FORMAT = 2
@@ -23,7 +23,7 @@ ROWS = 4096
 
 _CONTENTS = "a teacher's outputs of some samples"
 # Attributes of the files; caches of earlier versions have them.
-_FINGERPRINT, _ORIGIN = "marks", "told"
+_FINGERPRINT, _ORIGIN, _VALUES = "marks", "told", "values"
 Put = Callable[[int, Mapping[str, Tensor], int], None]
 
 
@@ -97,12 +97,20 @@ class CacheShard:
         fingerprint: What the values depend on, by name; its hash is in the folder's name. Has ``part`` and ``view``.
         origin: What explains a difference to a person: options of the data, the seed.
         remedy: What to do about a damaged file once it is removed, for an error.
+        values: Stands for all samples, of which the fingerprint has a few; None: not known, as in caches of earlier
+            versions.
     """
 
     def __init__(
-        self, root: Path, samples: int, fingerprint: Mapping[str, str], origin: Mapping[str, Any], remedy: str
+        self,
+        root: Path,
+        samples: int,
+        fingerprint: Mapping[str, str],
+        origin: Mapping[str, Any],
+        remedy: str,
+        values: str | None = None,
     ) -> None:
-        self.samples, self.origin, self.remedy = samples, dict(origin), remedy
+        self.samples, self.origin, self.remedy, self.values = samples, dict(origin), remedy, values
         self.fingerprint = {**fingerprint, "samples": str(samples), "format": f"{FORMAT} ({ROWS} samples a file)"}
         digest = text_hash(json.dumps(self.fingerprint, sort_keys=True))
         self.folder = root / f"{fingerprint['part']}-{fingerprint['view']}-{digest}"
@@ -141,6 +149,8 @@ class CacheShard:
         with create_h5(self.path(number)) as file:
             file.attrs[_FINGERPRINT] = json.dumps(self.fingerprint, sort_keys=True)
             file.attrs[_ORIGIN] = json.dumps(self.origin, sort_keys=True)
+            if self.values is not None:
+                file.attrs[_VALUES] = self.values
 
             def put(first: int, fields: Mapping[str, Tensor], num_classes: int) -> None:
                 file.attrs["num_classes"] = num_classes
@@ -179,6 +189,11 @@ class CacheShard:
                 raise ContrastillError(
                     f"{path} was not written where it lies: it is of another teacher or view; remove it, and "
                     f"{self.remedy}"
+                )
+            if self.values is not None and file.attrs.get(_VALUES, self.values) != self.values:
+                raise UsageError(
+                    f"{path} is of other samples: some changed since it was written; name another folder, or remove "
+                    f"this one and {self.remedy}"
                 )
             arrays = {name: _mapped(path, file[name]) for name in file}
             if not arrays or any(len(values) != count for values in arrays.values()):

@@ -31,7 +31,8 @@ class CacheStore:
     A shard's folder is named by a hash of all that its values depend on: the teacher's weights, architecture, taps,
     preprocessing and precision, the codec, the number of samples, and 64 evenly spaced samples as the view shows them,
     which depend on data, seed and augmentation. So one folder serves any number of teachers, data sets and seeds, and
-    more views are added to those that are there.
+    more views are added to those that are there. Where all samples are in memory, a file also says which they are, and
+    those of others are refused.
 
     Two networks of the same weights may still differ, in an attribute or a buffer that is no part of their state: so a
     few of the cached samples are computed again before a view is read, and outputs that differ by more than rounding
@@ -47,6 +48,7 @@ class CacheStore:
         parts: What is cached.
         origin: What the data and views depend on in words, for an error: ``seed``, ``data.crop_padding`` …
         filling: Whether this is the command that fills it, which replaces damaged files.
+        values: Modality -> what stands for all samples as they are stored; None: not known.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class CacheStore:
         origin: Mapping[str, Any],
         *,
         filling: bool,
+        values: Mapping[str, str | None],
     ) -> None:
         self.root, self._views, self._codecs, self._parts = root, views, codecs, sorted(parts)
-        self._origin, self._filling = origin, filling
+        self._origin, self._filling, self._values = origin, filling, values
         self.sealed = (root / SEAL).is_file() and not filling
         self._remedy = "run contrastill cache again with this config" if self.sealed else "the teacher looks again"
         self._fingerprints = [network_fingerprint(teacher) for teacher in views.source.teachers]
@@ -87,6 +90,7 @@ class CacheStore:
                     },
                     self._origin,
                     self._remedy,
+                    self._values.get(fingerprint.properties["modality"]),
                 )
                 for number, fingerprint in enumerate(self._fingerprints)
                 for part in self._parts

@@ -21,6 +21,8 @@ from .source import OutputKey, TeacherSource, check_parts
 _LARGEST_BATCH = 256
 # Samples by which outputs are compared with those of another time.
 _COMPARED = 8
+# Samples that are read twice before outputs of them are cached.
+_REREAD = 32
 SAMPLE = 2048
 """Samples whose outputs objectives read before the training."""
 
@@ -79,7 +81,16 @@ class TeacherViews:
         return chosen, next(self.parts(view, chosen, keys))
 
     def unrepeatable(self, view: int, rows: range, keys: Collection[OutputKey]) -> UsageError | None:
-        """Why outputs cannot be cached: a teacher whose second forward pass gives others; None where there is none."""
+        """Why outputs cannot be cached: samples that are others at the next reading, or a teacher whose second forward
+        pass gives others; None where there is none.
+        """
+        if self._rereads_differ(view, rows):
+            return UsageError(
+                "samples of one view are others each time they are read, so teacher outputs of them cannot be cached: "
+                "draw from torch, np.random or random, or seed a generator of one's own by them, as "
+                "np.random.default_rng(np.random.randint(2**31)) in __getitem__ (of albumentations: "
+                "transform.set_random_seed(np.random.randint(2**31))), or set train.views=null"
+            )
         asked = list(keys)
 
         def ask() -> list[Representation]:
@@ -93,13 +104,6 @@ class TeacherViews:
         )
         if not numbers:
             return None
-        if self._rereads_differ(view, rows):
-            return UsageError(
-                "samples of one view are others each time they are read, so teacher outputs of them cannot be cached: "
-                "draw from torch, np.random or random, or seed a generator of one's own by them, as "
-                "np.random.default_rng(np.random.randint(2**31)) in __getitem__ (of albumentations: "
-                "transform.set_random_seed(np.random.randint(2**31))), or set train.views=null"
-            )
         key = asked[numbers[0]]
         return UsageError(
             f"teacher {key.teacher} gives other {key.part} of the same samples each time it is asked, so its outputs "
@@ -108,11 +112,12 @@ class TeacherViews:
 
     def _rereads_differ(self, view: int, rows: range) -> bool:
         """Whether the same samples are read twice as others."""
-        chosen = rows.start + evenly_spaced(len(rows), min(_COMPARED, self.batch_size))
-        one, other = (next(iter(self.loader.in_order(view, chosen, self.batch_size))) for _ in range(2))
-        # NaN, where depth was not measured, is equal to NaN.
-        shown = [name for name, values in one.items() if isinstance(values, Tensor)]
-        return any(not torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in shown)
+        chosen = rows.start + evenly_spaced(len(rows), _REREAD)
+        size = min(_REREAD, self.batch_size)
+        for one, other in zip(*(self.loader.in_order(view, chosen, size) for _ in range(2)), strict=True):
+            if not all(_same_values(value, other[name]) for name, value in one.items() if isinstance(value, Tensor)):
+                return True
+        return False
 
     def precision(self, key: OutputKey) -> torch.dtype:
         """The one a teacher computes in outside of autocast."""
@@ -122,6 +127,16 @@ class TeacherViews:
         """A batch of ``count`` samples, evenly spaced over the set, in a view."""
         rows = evenly_spaced(self.loader.num_samples, count)
         return next(iter(self.loader.in_order(view, rows, len(rows))))
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether values that were read twice are equal, but for rounding; NaN, where depth was not measured, is equal to
+    NaN.
+    """
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    rounding = 1e-4 * float(one.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+    return torch.allclose(one, other, rtol=1e-4, atol=rounding, equal_nan=True)
 
 
 class LiveTeacherOutputs:

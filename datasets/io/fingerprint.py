@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ...core.data import Split
+from ...core.data_facts import VALUES
 from ...core.fingerprint import tensors_hash
+from .stored_values import values_hash
 
 # Samples that are read, evenly spaced over a split.
 _SAMPLES_READ = 8
@@ -23,7 +25,8 @@ _AT_ONCE = 4096
 def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split of files the names and sizes of all are compared, never the times of change: a copy is the same data.
+    Of a split in memory all values are compared, of a split of files the names and sizes of all, never the times of
+    change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.
@@ -47,6 +50,8 @@ def fingerprint(split: Split) -> dict[str, Any]:
     places = sorted({place * split.num_samples // _SAMPLES_READ for place in range(_SAMPLES_READ)})
     seen = [next(iter(loader.epoch(0, place))) for place in places]
     facts["contents"] = tensors_hash("", [sample[name] for sample in seen for name in sorted(split.modalities)])
+    if (values := values_hash(split)) is not None:
+        facts[VALUES] = values
     return facts
 
 

@@ -86,6 +86,18 @@ def test_diversity_of_a_run_measures_teachers_their_ensemble_and_the_student(run
         assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
 
 
+def test_errors_of_other_teachers_are_not_in_the_figure_of_a_run(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "kd", tmp_path / "kd")
+    moved = shutil.copytree(runs / "two" / "seed-1", tmp_path / "moved")
+    for teacher, kinds in ((moved, ["distilled", "teachers", "ensemble"]), (runs / "two" / "seed-0", ["distilled"])):
+        assert main(["ensemble", "diversity", str(run), f"teachers.1.weights={teacher}"]) == 0
+        capsys.readouterr()
+        assert main(["ensemble", "figure", str(run), "--out", str(tmp_path / "f.png"), "--json"]) == 0
+        output = capsys.readouterr()
+        assert [point["kind"] for point in json.loads(output.out)["points"]] == kinds
+        assert (f"teachers.1 ({teacher}) is not the teacher of {run}" in output.err) == (len(kinds) == 1)
+
+
 def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
     assert main(["ensemble", "diversity", str(runs / "kd"), "data.test_samples=32"]) == 0
     output = capsys.readouterr().out
@@ -143,6 +155,33 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
     save_student(broken, tmp_path / "broken.safetensors")
     assert main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'broken.safetensors'}"])
     assert "the logits of teachers.1 (resnet8" in (error := capsys.readouterr().err) and "infinite or NaN" in error
+
+
+def test_a_teacher_of_more_classes_is_measured_among_those_of_the_data(runs, tmp_path, capsys):
+    import torch
+
+    from contrastill.models.build import build_network, save_student
+
+    run = shutil.copytree(runs / "kd", tmp_path / "kd")
+    own = build_network("resnet8", weights=runs / "two" / "seed-1", num_classes=None)
+    names = own.recipe["classes"]
+    wide = build_network("resnet8", num_classes=len(names) + 2)
+    state = {**own.module.state_dict()}
+    for key in ("fc.weight", "fc.bias"):
+        state[key] = torch.cat([state[key][:2] + 9, state[key].flip(0)])
+    wide.module.load_state_dict(state)
+    wide.recipe = {**wide.recipe, "classes": ("canoe", "kayak", *names[::-1])}
+    save_student(wide, tmp_path / "wide.safetensors")
+    rows = []
+    for weights in (runs / "two" / "seed-1", tmp_path / "wide.safetensors"):
+        command = ["ensemble", "diversity", str(run), f"teachers.1.weights={weights}", "--json"]
+        assert main(command) == 0
+        output = capsys.readouterr()
+        rows.append(json.loads(output.out)["networks"][1])
+    assert [rows[1][key] for key in ("top1", "nll", "ece")] == pytest.approx(
+        [rows[0][key] for key in ("top1", "nll", "ece")], rel=1e-4
+    )
+    assert f"has {len(names) + 2} classes: its probabilities are those among the {len(names)}" in output.err
 
 
 # The figure

@@ -110,6 +110,15 @@ def test_evaluate_prints_a_table_of_several_runs(run, capsys):
     assert "83,892" not in output and output.count("student resnet8") == 2 and "top-1 %" in output
 
 
+def test_students_that_read_other_sizes_are_marked(run, packed, tmp_path):
+    options = [f"data.path={packed}", "student.model=resnet8", "student.resolution=8", "train.epochs=1", "-q"]
+    assert main(["train", "teachers/cifar100", *options, f"out={tmp_path / 'small'}"]) == 0
+    note = "read different inputs, which their numbers depend on"
+    (text,) = evaluate_runs([run, tmp_path / "small"], progress=False).notes
+    assert note in text and f"({run}: rgb 16×16, {tmp_path / 'small'}: rgb 8×8)" in text
+    assert evaluate_runs([run, run.parent / "teacher"], progress=False).notes == ()
+
+
 def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, capsys):
     import shutil
 
@@ -136,11 +145,41 @@ def test_evaluate_of_a_file_of_a_run_names_the_run_and_where_the_best_epoch_is(r
 
     copy = shutil.copytree(run, tmp_path / "copy")
     best = shutil.copy(copy / "student.safetensors", copy / "student_best.safetensors")
-    figures = f"; the test figures of its epoch are in {copy / 'metrics.jsonl'}"
+    figures = f", and student.weights={best} to measure this file"
     for file, way in ((best, figures), (copy / "config.yaml", "")):
         assert main(["evaluate", str(file)]) == 2
         message = " ".join(capsys.readouterr().err.split())
         assert message.endswith(f"{file} is a file of a run: name the run, {copy}{way}")
+
+
+def test_other_networks_than_the_runs_own_are_measured_and_kept_apart(run, packed, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert main(["evaluate", str(copy), "--teachers", "--json"]) == 0
+    own, before = (copy / "evaluation.json").read_text(), json.loads(capsys.readouterr().out)
+    best = contrastill.load_student(copy)
+    best.fc.bias.data += torch.tensor([100.0, 0, 0])  # always the first class
+    network = build_network("resnet8", weights=copy, num_classes=None)
+    network.module.load_state_dict(best.state_dict())
+    save_student(network, copy / "student_best.safetensors")
+    moved = shutil.copytree(run.parent / "teacher", tmp_path / "moved")
+    other = {"top1": pytest.approx(100 / 3), "weights": str(copy / "student_best.safetensors")}
+    for override, changed in (
+        (f"student.weights={copy / 'student_best.safetensors'}", other),
+        ("student.resolution=8", {}),
+        (f"teachers.0.weights={copy}", {}),
+    ):
+        assert main(["evaluate", str(copy), "--teachers", "--json", override]) == 0
+        output = capsys.readouterr()
+        row = json.loads(output.out)[0]
+        assert {key: row[key] for key in changed} == changed and "these are other networks than the run" in output.err
+    assert (copy / "evaluation.json").read_text() == own and len([*copy.glob("evaluation-networks-*.json")]) == 3
+    # The same teacher in another place is the run's own.
+    assert main(["evaluate", str(copy), "--teachers", "--json", f"teachers.0.weights={moved}"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert after[1].pop("weights") == str(moved) and before[1].pop("weights") and after == before
+    assert len([*copy.glob("evaluation*.json")]) == 4
 
 
 # Segmentation and classification

@@ -3,6 +3,7 @@ refuses.
 """
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contrastill import UsageError
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.evaluation.probe_inputs import data_named, network_named
@@ -230,6 +232,16 @@ def test_classes_can_be_left_out(runs, packed, tmp_path, capsys):
     # The test split of this one has a class that its train split lacks.
     result = probed(capsys, runs / "kd", "--data", f"{packed / 'other.h5'},classes=[dark,grey]", "--out", tmp_path)
     assert result["rows"][0]["num_train"] == 36 and result["rows"][0]["num_test"] == 16
+
+
+def test_classes_with_commas_in_their_names_are_written_in_quotes(packed, tmp_path):
+    path = shutil.copy(packed / "three.h5", tmp_path / "named.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["classes"] = ["dark, very", "very", "light"]
+    for listed, numbers in (("'dark, very',light", [0, 2]), ('light, "dark, very"', [0, 2]), ("very,light", [1, 2])):
+        assert data_named(f"{path},classes=[{listed}]").open().chosen.tolist() == numbers
+    with pytest.raises(UsageError, match="class 'dark' does not exist: .* A name with a comma is written in quotes"):
+        data_named(f"{path},classes=[dark, very]").open()
 
 
 def test_a_depth_network_reads_depth(runs, tmp_path, capsys):

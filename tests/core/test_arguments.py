@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill import Preprocess, ProbeSpec, measure_cost
+from contrastill import KD, Preprocess, ProbeSpec, load_student, measure_cost
 from contrastill.core.arguments import Positive, checked, plain
 
 
@@ -48,3 +48,9 @@ def test_results_of_numpy_numbers_are_printed_and_written():
     assert "batches of 8 images" in str(result) and json.dumps(result.to_dict())
     assert "int64" not in repr(ProbeSpec(shots=(np.int64(1), 2), knn=np.int64(3)))
     assert Preprocess((0.5,), (0.2,), resolution=(np.int64(8), 8)).resolution == (8, 8)
+
+
+@pytest.mark.parametrize(("function", "arguments"), [(load_student, ["run"]), (KD, []), (Preprocess, [(0.5,), (0.5,)])])
+def test_a_device_as_an_argument_is_told_where_it_is_chosen(function, arguments):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'device': the device is no setting: .*USE_CPU"):
+        function(*arguments, device="cuda")

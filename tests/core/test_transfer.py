@@ -98,8 +98,11 @@ def test_the_trained_state_holds_student_and_heads_but_no_teacher():
     other = Transfer([network(1)], network(5), {"hint": Hint()})
     other.load_trained_state(state)
     torch.testing.assert_close(other(batch()).loss, transfer(batch()).loss)
-    with pytest.raises(ContrastillError, match="another transfer"):
+    with pytest.raises(ContrastillError, match="another transfer: terms.hint.* is in it alone; give the networks"):
         Transfer([network(1)], network(5), {"kd": KD()}).load_trained_state(state)
+    name = "student.module.5.bias"
+    with pytest.raises(ContrastillError, match=rf"transfer: {name} has \(9,\) values there and \(\d+,\) here; give"):
+        other.load_trained_state({**state, name: torch.zeros(9)})
 
 
 def test_what_cannot_work_is_refused():

@@ -130,6 +130,11 @@ def test_an_absent_student_is_no_repository(name):
         contrastill.Student.from_pretrained(name)
 
 
+def test_a_student_that_the_hub_does_not_give_is_named():
+    with pytest.raises(ContrastillError, match="absent/student is no folder .*, and .* Hub did not give it"):
+        contrastill.Student.from_pretrained("absent/student", local_files_only=True)
+
+
 def test_nothing_is_no_file_of_weights():
     with pytest.raises(UsageError, match="run is None: pass text or a path"):
         contrastill.load_student(None)

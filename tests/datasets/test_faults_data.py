@@ -210,7 +210,7 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
     (out / "checkpoints" / "data.json").write_text("{")
     assert (
         main(command) == 2
-        and "data.json, which tells the data of this run from others, is damaged" in capsys.readouterr().err
+        and "data.json, which tells this run's data from others, is damaged" in capsys.readouterr().err
     )
     (out / "checkpoints" / "data.json").unlink()
     assert main(command) == 0 and json.loads((out / "checkpoints" / "data.json").read_text())["train"]["samples"] == 48

@@ -8,10 +8,12 @@ import torch
 
 from contrastill import (
     AB,
+    DIST,
     KD,
     MLKD,
     NST,
     VID,
+    WTTM,
     Attention,
     CRDLoss,
     CrossEntropy,
@@ -21,6 +23,7 @@ from contrastill import (
     UsageError,
 )
 from contrastill.core.representation_spec import RepresentationSpec
+from contrastill.core.value_scale import note_once
 from helpers.plain_losses import BATCH, PAIR, SAMPLES, losses, outputs
 
 NAMES = sorted(losses())
@@ -192,3 +195,17 @@ def test_options_that_cannot_work(build):
 def test_no_pairs_of_maps(build):
     with pytest.raises(UsageError, match="compares no maps: name"):
         build()(outputs(), outputs())
+
+
+@pytest.mark.parametrize("loss", [KD(), DIST(), WTTM(), CrossEntropy()])
+def test_probabilities_where_logits_are_read_have_a_line(loss, caplog):
+    note_once.cache_clear()
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    for values, sides in ((logits, []), (logits.softmax(1), ["student", "teacher"])):
+        fresh = type(loss)()
+        given = (values, values)[: 1 + fresh.needs_teacher]
+        for _ in range(2):  # once for each objective
+            fresh(*given, **({} if fresh.needs_teacher else {"target": torch.arange(4)}))
+        lines = [line for line in caplog.messages if "are probabilities" in line]
+        assert [f"the {side}'s are" in line for side, line in zip(sides, lines, strict=False)] == [True] * len(lines)
+        assert len(lines) == len(sides[: len(given)])

@@ -105,8 +105,8 @@ def test_only_what_is_missing_is_looked_at(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"change": 0}, {"change": 13}, {"change": 25}, {"relabelled": 9}, {"count": 25}],
-    ids=["first", "middle", "last", "class", "count"],
+    [{"change": 0}, {"change": 13}, {"change": 25}, {"change": 9}, {"relabelled": 9}, {"count": 25}],
+    ids=["first", "middle", "last", "between", "class", "count"],
 )
 def test_other_data_is_looked_at_again(other, tmp_path):
     look = Counted()

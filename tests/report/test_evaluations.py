@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
 from contrastill.cli.main import main
 from contrastill.report.comparison import Compared
@@ -102,3 +103,54 @@ def test_what_was_measured_on_the_way_is_no_result_of_a_finished_run(page, tmp_p
     # Of a training that has not ended it is what there is.
     (tmp_path / "depth" / "student.safetensors").unlink()
     assert read() == (before, [])
+
+
+def test_a_heads_number_is_not_mixed_with_the_networks_own(page, tmp_path):
+    _, out = page
+    run = tmp_path / "segmenter"
+    shutil.copytree(out / "segmenter", run, ignore=shutil.ignore_patterns("step-*"))
+    file = run / "evaluation.json"
+    evaluated = json.loads(file.read_text())
+    head = {"task": "segmentation", "head": "linear", "mode": "frozen", "labels": 1.0, "miou": 99.0}
+    evaluated["rows"].append({**evaluated["rows"][0], **head})
+    file.write_text(json.dumps(evaluated))
+    score = Compared(find([str(run)])).scores["segmenter"]["miou"]
+    own = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]["miou"]
+    assert (score.mean, score.count) == (own, 1)
+
+
+def test_numbers_of_other_heads_are_not_compared(page, tmp_path):
+    _, out = page
+    for name in ("one", "two"):
+        shutil.copytree(out / "depth", tmp_path / name, ignore=shutil.ignore_patterns("step-*"))
+    baseline = OmegaConf.load(tmp_path / "two" / "config.yaml")
+    baseline.teachers, baseline.objectives, baseline.train.views = [], {"cross_entropy": {}}, None
+    OmegaConf.save(baseline, tmp_path / "two" / "config.yaml")
+    file = tmp_path / "two" / "evaluation.json"
+    evaluated = json.loads(file.read_text())
+
+    def read():
+        series = find([str(tmp_path)])
+        groups = {group.name: group for group in series.groups}
+        compared = Compared(series)
+        return compared.metric(groups["one"]), compared.baseline(groups["one"], "miou"), [*compared.notes]
+
+    metric, baseline, notes = read()
+    assert metric == "miou" and baseline is not None and notes == []
+    for row in evaluated["rows"]:
+        row |= {"head": "fpn"} if row["task"] == "segmentation" else {}
+    file.write_text(json.dumps(evaluated))
+    _, baseline, (note,) = read()
+    assert baseline is None and "mIoU, % holds what was measured in different ways" in note and "head fpn" in note
+
+
+def test_a_mean_over_some_of_the_seeds_says_so(page, tmp_path):
+    _, out = page
+    for number in (0, 1):
+        copy = tmp_path / "several" / f"seed-{number}"
+        shutil.copytree(out / "depth", copy, ignore=shutil.ignore_patterns("step-*"))
+    assert not Compared(find([str(tmp_path)])).notes
+    (copy / "evaluation.json").unlink()
+    compared = Compared(find([str(tmp_path)]))
+    assert compared.scores["several"]["miou"].count == 1
+    assert "mIoU, % of several is of 1 of its 2 runs: evaluate the others too" in compared.notes

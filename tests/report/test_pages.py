@@ -238,6 +238,28 @@ def test_runs_of_data_or_teachers_that_were_replaced_are_not_compared(runs, tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        ("resolution: null", "resolution: [6, 6]", "read samples at different sizes (6 and its own or the data's)"),
+        ("weights: null", "weights: {start}", "start from different weights ({start} and random)"),
+    ],
+)
+def test_a_baseline_of_another_size_or_start_is_marked(runs, tmp_path, before, after, note):
+    copy = tmp_path / "all"
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png"))
+    config = copy / "distilled" / "config.yaml"
+    after, note = (text.replace("{start}", str(runs / "baseline" / "seed-0")) for text in (after, note))
+    sections, marker, student = config.read_text().partition("student:\n")
+    for text, notes in ((student, []), (student.replace(before, after, 1), [note])):
+        config.write_text(sections + marker + text)
+        series = find([str(copy)])
+        (group,) = (group for group in series.groups if group.name == "distilled")
+        compared = Compared(series)
+        assert compared.baseline(group, "top1").count == 2
+        assert [line[line.index(note) :].split(",")[0] for line in compared.notes] == notes
+
+
 def test_a_teacher_is_found_where_the_folders_were_moved():
     student = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
     teacher = load_config("teachers/rooms")

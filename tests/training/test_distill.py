@@ -408,6 +408,7 @@ class Uneven(Noisy):
             r"\*\*{'student.resolution': …}"),
         ({"temperature": 4}, r"'temperature' does not exist: it is an option of .*objectives={'kd': {'temperature': "),
         ({"optimizer": torch.optim.SGD}, "train.optimizer=.*SGD.* is no value: .*; pass numbers, text, lists"),
+        ({"device": "cuda"}, "keyword of distill .device. does not exist: the device is no setting: .*CUDA_VISIBLE"),
         ({"epoch": 3}, "keyword of distill 'epoch' does not exist: did you mean epochs"),
         ({"lr": "fast"}, "train.lr='fast' is not allowed"),
         ({"seeds": 3}, "seeds is of the command"),

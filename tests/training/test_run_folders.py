@@ -161,6 +161,41 @@ def test_other_initial_weights_of_a_student(packed, tmp_path, caplog):
     assert "the student's initial weights are others than those that" in caplog.text
 
 
+@pytest.mark.parametrize("change", [{"width": 6}, {"stride": 1}, {"activation": nn.Tanh}])
+def test_a_student_that_is_built_of_other_layers_does_not_go_on(packed, tmp_path, change):
+    def network(width=8, stride=2, activation=nn.ReLU):
+        layers = nn.Conv2d(3, width, 3, stride), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(width, 2))
+
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run"}
+    contrastill.distill(None, network(), packed, **options)
+    with pytest.raises(contrastill.UsageError, match="student is built of other layers, or of other sizes, than the"):
+        contrastill.distill(None, network(**change), packed, **options)
+    record = json.loads(Run(tmp_path / "run").weights.read_text())
+    record["student"].pop("modules")  # as older runs are
+    Run(tmp_path / "run").weights.write_text(json.dumps(record))
+    contrastill.distill(None, network(), packed, **options)
+
+
+class Activated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.conv, self.fc, self.activation = nn.Conv2d(3, 8, 3), nn.Linear(8, 2), activation
+
+    def forward(self, images):
+        return self.fc(self.activation(self.conv(images)).mean((2, 3)))
+
+
+def test_a_student_with_another_argument_is_not_taken_for_the_one_that_was_trained(packed, tmp_path):
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run"}
+    contrastill.distill(None, Activated(torch.relu), packed, **options)
+    before = Run(tmp_path / "run").student.read_bytes()
+    with pytest.raises(contrastill.UsageError, match="Activated with the weights of .* does not answer as the network"):
+        contrastill.distill(None, Activated(torch.tanh), packed, **options)
+    contrastill.distill(None, Activated(torch.relu), packed, **options)
+    assert Run(tmp_path / "run").student.read_bytes() == before
+
+
 def test_modules_and_datasets_of_the_same_kind_with_other_contents_are_refused(tmp_path):
     def network(seed):
         torch.manual_seed(seed)
@@ -275,6 +310,54 @@ def test_data_that_were_replaced_since_the_training_are_kept_apart(packed, tmp_p
         assert contrastill.evaluate_runs([out], overrides, progress=False).notes == ()
     assert len([*out.glob("evaluation*.json")]) == len(before) + 2
     assert (out / "evaluation.json").read_text() == own
+
+
+def _one_changed(count, place=None):
+    images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    if place is not None:
+        images[place, 0, 0, 0] ^= 1
+    return torch.utils.data.TensorDataset(images, torch.arange(count) % 2)
+
+
+def _forget_values(run):
+    """As runs of an older version are."""
+    facts = json.loads(run.data.read_text())
+    for split in facts.values():
+        del split["values"]
+    run.data.write_text(json.dumps(facts))
+
+
+def test_one_changed_sample_of_hundreds_is_other_data(tmp_path):
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True, "out": tmp_path / "run", "batch_size": 128}
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+    with pytest.raises(contrastill.UsageError, match="the data changed since .*: values of train differ"):
+        contrastill.distill(None, "resnet8", _one_changed(200, 7), **options)
+    _forget_values(Run(tmp_path / "run"))
+    contrastill.distill(None, "resnet8", _one_changed(200), **options)
+
+
+def test_one_changed_sample_is_not_read_from_a_cache_of_the_others(tmp_path):
+    teacher = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    options = {"objectives": "kd", "epochs": 1, "quiet": True, "views": 1, "batch_size": 128}
+    options |= {"teacher_cache": str(tmp_path / "cache"), "student.num_classes": 2}
+    for out in ("first", "again"):
+        contrastill.distill(teacher, "resnet8", (_one_changed(200), None), out=tmp_path / out, **options)
+    with pytest.raises(contrastill.UsageError, match="is of other samples: some changed since it was written"):
+        contrastill.distill(teacher, "resnet8", (_one_changed(200, 7), None), out=tmp_path / "other", **options)
+    for path in (tmp_path / "cache").rglob("*.h5"):  # as of an older version
+        with h5py.File(path, "r+") as file:
+            del file.attrs["values"]
+    contrastill.distill(teacher, "resnet8", (_one_changed(200, 7), None), out=tmp_path / "older", **options)
+
+
+def test_a_copy_of_the_data_of_an_older_run_is_its_own(packed, tmp_path):
+    out, copy = tmp_path / "run", tmp_path / "copy.h5"
+    assert main(train_command(packed, out)) == 0
+    shutil.copy(packed, copy)
+    _forget_values(Run(out))
+    contrastill.evaluate_runs([out], [f"data.path={copy}"], progress=False)
+    assert [path.name for path in out.glob("evaluation*.json")] == ["evaluation.json"]
 
 
 def test_settings_of_the_files_of_one_data_set_are_named_where_others_are_read_with_them(tmp_path):

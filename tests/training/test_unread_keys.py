@@ -73,6 +73,15 @@ def test_keys_of_a_modality_that_the_data_have_not_are_named(key, value, modalit
     assert unread_data_keys(load_config("teachers/cifar100", DATA), ["rgb"]) == []
 
 
+def test_blocks_are_named_where_train_and_test_are_groups_of_their_own():
+    config = load_config("teachers/cifar100", [*DATA, "data.blocks=5"])
+    (line,) = unread_data_keys(config, ["rgb"])
+    assert line.startswith("data.blocks=5 changes nothing, as train and test are different groups of the file")
+    for splits, lines in (("{train: all, test: all}", 0), ("{train: [a, b], test: b}", 0), ("{train: a, test: b}", 1)):
+        config = load_config("teachers/cifar100", [*DATA, "data.blocks=5", f"data.splits={splits}"])
+        assert len(unread_data_keys(config, ["rgb"])) == lines
+
+
 def test_keys_of_a_cache_that_is_not_made_are_named():
     config = load_config("compression/cifar100_crd", [*DATA, "teachers.0.weights=x.pth", "cache.precision=fp16"])
     assert unread_teacher_keys(config) == [

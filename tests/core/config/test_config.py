@@ -80,6 +80,7 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ([*GIVEN, "train.epoch=3"], "train.epoch is not a key of the config: did you mean epochs"),
         ([*GIVEN, "train.milestones=[150,180]"], "milestones are rising fractions"),
         ([*GIVEN, "student.modle=resnet8"], "student.modle is not a key of the config: did you mean model"),
+        ([*GIVEN, "train.device=cuda"], "train.device is not a key of the config: the device is no setting"),
         ([*GIVEN, "student.model=resnet9"], "model 'resnet9' does not exist: did you mean"),
         ([*GIVEN, "objectives.crdd.weight=1"], "objective 'crdd' does not exist: did you mean crd"),
         (

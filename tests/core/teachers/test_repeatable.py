@@ -104,6 +104,30 @@ def test_others_pass_without_a_word(kind, options, tmp_path, caplog):
     assert not [record for record in caplog.records if "asked" in record.message]
 
 
+class Noisy(torch.utils.data.Dataset):
+    """Adds a little noise of a generator of its own to one sample in eight."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        noise = torch.randint(0, 2, IMAGES.shape[1:], dtype=torch.uint8, generator=self.generator)
+        return IMAGES[index] // 2 + noise * (index % 8 == 3), index % 4
+
+
+@pytest.mark.parametrize("folder", [None, "cache"])
+def test_samples_that_change_by_less_than_a_teacher_sees_are_refused(folder, tmp_path):
+    options = {} if folder is None else {"teacher_cache": str(tmp_path / folder)}
+    data = (Noisy(), DATA)
+    with pytest.raises(UsageError, match="samples of one view are others each time they are read"):
+        contrastill.distill(
+            Steady(), Steady(), data, out=tmp_path / "run", objectives=["kd"], epochs=1, views=1, quiet=True, **options
+        )
+
+
 def test_values_that_are_no_numbers_do_not_change(tmp_path, caplog):
     teacher = nn.Sequential(nn.BatchNorm2d(3), Steady())
     teacher[0].running_mean.fill_(torch.nan)

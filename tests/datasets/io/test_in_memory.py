@@ -1,13 +1,21 @@
 """Splits in memory that a data set of a user's own fills: channels, sizes, classes, cameras."""
 
+import h5py
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
 
+from contrastill.core.config.loading import make_data_config
 from contrastill.core.errors import UsageError
 from contrastill.datasets.io.camera import Camera
 from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.shared_samples import warn_of_shared_images
 from contrastill.datasets.io.views import PaddedImages
+from contrastill.datasets.user_dataset import UserDataset
 from contrastill.evaluation.data import _fields
+from contrastill.training.data import open_splits
 
 
 def images(height, width, channels, dtype=torch.uint8, padding=0):
@@ -74,3 +82,42 @@ def test_images_beyond_all_memory_are_refused_with_their_size():
 def test_targets_that_do_not_number_classes_are_refused(targets, options, message):
     with pytest.raises(UsageError, match=f"^a TensorSplit {message}"):
         TensorSplit({"rgb": images(8, 8, 3)}, targets=torch.tensor(targets), **options)
+
+
+def _packed(path, train, test):
+    path = path.with_suffix(".h5")
+    with h5py.File(path, "w") as file:
+        for split, images in (("train", train), ("test", test)):
+            file[f"{split}/rgb"], file[f"{split}/target"] = images, np.arange(len(images)) % 2
+    return {"path": str(path)}
+
+
+def _folder(path, train, test):
+    for split, images in (("train", train), ("test", test)):
+        for number, image in enumerate(images):
+            file = path / split / "ab"[number % 2] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return {"path": str(path), "size": 8}
+
+
+def _tensors(path, train, test):
+    def dataset(images):
+        return TensorDataset(torch.from_numpy(images).permute(0, 3, 1, 2), torch.arange(len(images)) % 2)
+
+    return UserDataset(dataset(train), dataset(test))
+
+
+@pytest.mark.parametrize("make", [_packed, _folder, _tensors])
+@pytest.mark.parametrize("shared", [0, 3])
+def test_test_images_that_are_in_the_training_split_too_are_counted(make, shared, tmp_path, caplog):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    train, test = images[:20], images[20 - shared :]
+    data = make(tmp_path / "data", train, test)
+    if isinstance(data, UserDataset):
+        opened = data(UserDataset.Options())
+        warn_of_shared_images(opened.open("train"), opened.open("test"))
+    else:
+        open_splits(make_data_config(data, {}))
+    lines = [line for line in caplog.messages if "are in the training split too" in line]
+    assert [line.split(" test images")[0] for line in lines] == [f"{shared} of the {10 + shared}"] * (shared > 0)

@@ -43,9 +43,9 @@ def evaluate_runs(
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
     ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's
     own path that are no longer those of its training are other data too. Rows of other networks than the run's, such as
-    ``student.weights=RUN/student_best.safetensors``, are in ``evaluation-networks-….json``, and those of
-    ``evaluation.head_of`` in ``evaluation-head-of-teacher.json``, as those are of a head that was trained on
-    another network.
+    ``student.weights=RUN/student_best.safetensors``, are in ``evaluation-networks-….json``, those of another ``seed``
+    in ``evaluation-seed-….json``, and those of ``evaluation.head_of`` in ``evaluation-head-of-teacher.json``, as those
+    are of a head that was trained on another network.
 
     Args:
         runs: The runs' folders.
@@ -68,7 +68,7 @@ def evaluate_runs(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
-    for line in check_options(runs, texts, teachers=teachers, picture=picture):
+    for line in check_options(runs, texts, teachers=teachers, picture=picture, baselines=baselines):
         log.warning("%s", line)
     if picture is not None:
         writable_folder(Path(picture).parent)
@@ -100,6 +100,8 @@ def evaluate_runs(
                 evaluation.say(f"these are other data than the run's own: the rows are in {file}")
             elif evaluation.networks.suffix():
                 evaluation.say(f"these are other networks than the run's own: the rows are in {file}")
+            elif evaluation.networks.seed_suffix():
+                evaluation.say(f"heads and baselines are of another seed than the run's: the rows are in {file}")
         suffix = suffix if rows else _suffix(evaluation)
         rows += own
     if not rows:
@@ -115,4 +117,5 @@ def evaluate_runs(
 
 def _suffix(evaluation: RunEvaluation) -> str:
     """What stands in the names of an evaluation's files, once its networks were built."""
-    return f"{file_suffix(evaluation.options)}{evaluation.networks.suffix()}{evaluation.suffix}"
+    networks = evaluation.networks
+    return f"{file_suffix(evaluation.options)}{networks.suffix()}{networks.seed_suffix()}{evaluation.suffix}"

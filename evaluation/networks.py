@@ -65,6 +65,10 @@ class EvaluatedNetworks:
         changed = [*([ours.model_dump_json()] if ours != own else []), *self.others]
         return f"-networks-{text_hash(str(changed))[:6]}" if changed else ""
 
+    def seed_suffix(self) -> str:
+        """The same for heads and baselines of another seed than the run's."""
+        return f"-seed-{self.config.seed}" if self.config.seed != self.own.seed else ""
+
     def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[EvaluatedNetwork]:
         """The student, then its teachers and baselines.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..core.config.loading import load_config
@@ -30,7 +30,12 @@ _OF_TRAIN = ("precision", "timeout_minutes")
 
 
 def check_options(
-    runs: Sequence[str], overrides: Sequence[str], *, teachers: bool, picture: str | os.PathLike | None
+    runs: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    teachers: bool,
+    picture: str | os.PathLike | None,
+    baselines: Collection[str] = (),
 ) -> list[str]:
     """A line about each override and option that none of the runs reads.
 
@@ -38,6 +43,7 @@ def check_options(
         runs: Their folders.
         overrides: Changes of their configs.
         teachers: Whether their teachers are to be measured.
+        baselines: Further networks that are measured.
         picture: Where segmentations are to be drawn.
 
     Raises:
@@ -57,6 +63,13 @@ def check_options(
     lines = [line for override in overrides if (line := _unread(override, tasks))]
     probes = [config.evaluation for config in configs if "classification" in config.evaluation.tasks]
     lines += dict.fromkeys(f"evaluation.{note}" for each in probes if (note := spatial_note(each.layers, each.spatial)))
+    heads = any(config.evaluation.head_of for config in configs)
+    if not (teachers or heads or "teacher" in baselines or "retrieval" in tasks):
+        lines += [
+            f"{override} changes nothing, as no teacher is measured: add --teachers"
+            for override in overrides
+            if override.startswith("teachers")
+        ]
     if teachers and not any(config.teachers for config in configs):
         lines.append(f"there are no teachers to measure: {', '.join(map(str, runs))} had none")
     return lines

@@ -57,6 +57,11 @@ class DecodedPictures:
         """Stands for the names and sizes of all files."""
         return self.pictures.listing()
 
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        """Stands for the bytes of all files, if they are few; None of pictures in a table or an archive."""
+        of_files = getattr(self.pictures, "contents_hash", None)
+        return None if of_files is None else of_files(modality)
+
     def stamp(self, row: int) -> int:
         """Stands for the file of a sample's picture."""
         return self.pictures.stamp(row)

@@ -22,7 +22,7 @@ from ...core.errors import ContrastillError
 from .camera import view_camera
 from .corrupted import PatchedBatch, StandIns
 from .file_views import LABELS, FileViews, transform_seed
-from .fingerprint import file_sizes, file_stamp, listing_hash
+from .fingerprint import contents_hash, file_sizes, file_stamp, listing_hash
 from .images import DamagedImage, DecodedPicture, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
@@ -114,6 +114,9 @@ class PictureFiles:
 
     def listing(self) -> str:
         return listing_hash(self.files, file_sizes(self.root, self.files))
+
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        return contents_hash(self.root, self.files)
 
     def stamp(self, row: int) -> int:
         return file_stamp(os.path.join(self.root, self.files[row]))

@@ -12,7 +12,7 @@ from .aligned_reader import AlignedReader
 from .array_files import HIGHEST_LABEL, Content, read_file
 from .decoded_store import Decoded, DecodedStore
 from .file_views import LABELS
-from .fingerprint import file_digest, file_sizes, file_stamp, listing_hash
+from .fingerprint import contents_hash, file_digest, file_sizes, file_stamp, listing_hash
 from .values import LabelRule
 
 
@@ -59,6 +59,10 @@ class FolderReader(AlignedReader):
 
     def listing(self) -> str:
         return "-".join(listing_hash(names, file_sizes(self.root, names)) for names in self.files.values())
+
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        names = [files for name, files in self.files.items() if modality in (None, name)]
+        return contents_hash(self.root, *names) if names else None
 
     def _paths(self, row: int) -> dict[str, Path]:
         return {name: Path(os.fsdecode(os.path.join(self.root, paths[row]))) for name, paths in self.files.items()}

@@ -180,6 +180,10 @@ def test_other_networks_than_the_runs_own_are_measured_and_kept_apart(run, packe
     after = json.loads(capsys.readouterr().out)
     assert after[1].pop("weights") == str(moved) and before[1].pop("weights") and after == before
     assert len([*copy.glob("evaluation*.json")]) == 4
+    # Heads and baselines of another seed.
+    assert main(["evaluate", str(copy), "--json", "seed=7"]) == 0
+    assert "of another seed than the run's: the rows are in" in capsys.readouterr().err
+    assert (copy / "evaluation-seed-7.json").is_file() and len([*copy.glob("evaluation*.json")]) == 5
 
 
 # Segmentation and classification
@@ -341,3 +345,18 @@ def test_positions_of_layers_that_have_none_are_named(run):
         "leave it out"
     ]
     assert lines("evaluation.spatial=4", "evaluation.layers=[embedding,maps.0]") == lines() == []
+
+
+def test_another_teacher_that_is_not_measured_is_named(run):
+    def lines(task, **options):
+        overrides = [f"evaluation.tasks=[{task}]", "teachers.0.weights=elsewhere"]
+        return check_options([str(run)], overrides, **{"teachers": False, "picture": None, **options})
+
+    assert lines("accuracy") == [
+        "teachers.0.weights=elsewhere changes nothing, as no teacher is measured: add --teachers"
+    ]
+    assert [
+        *lines("accuracy", teachers=True),
+        *lines("classification", baselines=["teacher"]),
+        *lines("retrieval"),
+    ] == []

@@ -216,6 +216,25 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
     assert main(command) == 0 and json.loads((out / "checkpoints" / "data.json").read_text())["train"]["samples"] == 48
 
 
+@pytest.mark.parametrize("name", ["image_folder", "paired_folder"])
+def test_of_few_files_another_of_the_same_size_is_seen_wherever_it_is(tmp_path, name, monkeypatch):
+    for seed in range(40):
+        _save(tmp_path / "train" / ("ab"[seed % 2] if name == "image_folder" else "rgb") / f"{seed:03d}.bmp", seed)
+        if name == "paired_folder":
+            (tmp_path / "train" / "depth").mkdir(exist_ok=True)
+            depth = 1 + np.arange(256, dtype=np.float32).reshape(16, 16)
+            np.save(tmp_path / "train" / "depth" / f"{seed:03d}.npy", depth)
+    before = fingerprint(_split(name, tmp_path))
+    path = next(tmp_path.rglob("003.bmp" if name == "image_folder" else "003.npy"))
+    written = path.read_bytes()
+    path.write_bytes(written[:-4] + written[-8:-4])
+    assert path.stat().st_size == len(written)
+    after = fingerprint(_split(name, tmp_path))
+    assert {fact for fact in before if before[fact] != after[fact]} == {"values"}
+    monkeypatch.setattr("contrastill.datasets.io.fingerprint._FILES_READ", 20)
+    assert "values" not in fingerprint(_split(name, tmp_path))
+
+
 def test_the_fingerprint_of_files_is_of_their_names_and_sizes(root):
     before = fingerprint(_split("image_folder", root, size=16))
     for path in root.rglob("*.png"):
@@ -223,7 +242,7 @@ def test_the_fingerprint_of_files_is_of_their_names_and_sizes(root):
     assert fingerprint(_split("image_folder", root, size=16, workers=3)) == before
     _save(root / "train" / "a" / "002.png", 2, size=17)
     after = fingerprint(_split("image_folder", root, size=16))
-    assert {name for name in before if before[name] != after[name]} == {"names or sizes of files"}
+    assert {name for name in before if before[name] != after[name]} == {"names or sizes of files", "values"}
     (root / "train" / "a" / "002.png").rename(root / "train" / "a" / "002b.png")
     assert (
         fingerprint(_split("image_folder", root, size=16))["names or sizes of files"]

@@ -182,6 +182,16 @@ GRIDS = {
     },
 }
 
+# The default and what it is made of, at 15 epochs of the default's own schedule.
+_FIFTEEN = contrasts(4, *EPOCHS_15)
+GRIDS["contrast_15_cosine"] = {
+    "schedule": COSINE,
+    "cells": {
+        "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+        **{cell: _FIFTEEN[cell] for cell in ("whitened", "whitened_wttm", "wttm", "baseline")},
+    },
+}
+
 # Students whose representations are probed elsewhere: transferability.py --grid contrast_probe.
 _TEN = contrasts(4, *EPOCHS_10)
 GRIDS["contrast_probe"] = {

@@ -90,7 +90,9 @@ def contents_hash(root: bytes, *names: np.ndarray) -> str | None:
     total = sum(len(each) for each in names)
     if not 0 < total <= _FILES_READ or sum(int(file_sizes(root, each).sum()) for each in names) > _BYTES_READ:
         return None
-    digests = [file_digest(os.path.join(root, name)) for each in names for name in each.tolist()]
+    paths = [os.path.join(root, name) for each in names for name in each.tolist()]
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        digests = list(pool.map(file_digest, paths))
     return hashlib.blake2b(np.array(digests, dtype=np.uint64).tobytes(), digest_size=8).hexdigest()
 
 
@@ -111,7 +113,7 @@ def file_stamp(path: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=8).digest(), "little")
 
 
-def file_digest(path: str | os.PathLike) -> int:
+def file_digest(path: str | bytes | os.PathLike) -> int:
     """64 bits that stand for a file's bytes; 0: it cannot be read."""
     try:
         with open(path, "rb") as file:

@@ -5,6 +5,7 @@ one, that trains nothing and measures the same.
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from contrastill.cli.main import main
@@ -15,7 +16,17 @@ from contrastill.evaluation.demo_comparisons import DemoComparisons
 SMALL = ["data.size=16", "data.train_samples=128", "data.test_samples=64", "train.epochs=1", "evaluation.epochs=1"]
 
 
-def test_demo_compares_teacher_and_students(tmp_path, capsys):
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Sums of several threads are rounded otherwise."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_demo_compares_teacher_and_students(tmp_path, capsys, one_thread):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", "--jobs", "2", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)

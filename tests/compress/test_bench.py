@@ -371,6 +371,19 @@ def test_other_data_under_the_same_path_are_refused(grid, data, in_process, caps
     assert files_in(out) == before and main(command) == 0
 
 
+def test_another_teacher_under_the_same_path_is_refused(grid, in_process, capsys):
+    out, command, _, _ = grid
+    before, weights = files_in(out), out / "teachers" / "resnet8" / "student.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes((out / "resnet8-resnet8" / "kd" / "seed-0" / "student.safetensors").read_bytes())
+        assert main([*command, "--seeds", "2"]) == 2
+        assert "kd/seed-0 was trained, and trainings from other teachers do not compare" in capsys.readouterr().err
+    finally:
+        weights.write_bytes(whole)
+    assert main(command) == 0 and {*before} == {*files_in(out)}
+
+
 def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
     out, *_ = grid
     assert (

@@ -14,8 +14,8 @@ from ..core.run_weights import WeightsRecord
 from ..core.weights import STUDENT, load_state_dict
 from .runs import RunSeries, settings
 
-# Settings that mean nothing to a training without teachers.
-_OWN = ("views", "fold_teachers", "teacher_precision", "initial_epochs", "initial_lr")
+# Compared on their own, or meaning nothing to a training without teachers.
+_OWN = ("epochs", "views", "fold_teachers", "teacher_precision", "initial_epochs", "initial_lr")
 _OF_SCHEDULE = {"milestones": "step", "gamma": "step"}
 _OF_OPTIMIZER = {"momentum": "sgd", "nesterov": "sgd"}
 
@@ -55,8 +55,10 @@ def _hash(run: Run) -> str | None:
         return None
 
 
-def training_differences(config: RunConfig, baseline: RunConfig) -> list[str]:
-    """The settings of the training that two runs differ in, with their values, where both have a use for them."""
+def training_differences(config: RunConfig, baseline: RunConfig, between: str = "and") -> list[str]:
+    """The settings of the training, but its epochs, that two runs differ in, where both have a use for them: ``train.lr
+    0.1 and 0.05``.
+    """
     one, other = settings(config), settings(baseline)
     schedules, optimizers = ({getattr(of.train, key) for of in (config, baseline)} for key in ("schedule", "optimizer"))
     keys = [
@@ -68,7 +70,9 @@ def training_differences(config: RunConfig, baseline: RunConfig) -> list[str]:
         and _OF_OPTIMIZER.get(key.split(".")[1]) in (None, *optimizers)
     ]
     return [
-        f"{key} {_text(one.get(key))} and {_text(other.get(key))}" for key in keys if one.get(key) != other.get(key)
+        f"{key} {_text(one.get(key))} {between} {_text(other.get(key))}"
+        for key in keys
+        if one.get(key) != other.get(key)
     ]
 
 

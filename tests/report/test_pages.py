@@ -196,6 +196,7 @@ def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["published"] == published("resnet56", "resnet20", "crd+kd").top1
     assert "48 train images instead of 50,000" in row["note"] and "2 epochs instead of 240" in row["note"]
+    assert "train.batch_size 16 instead of 64" in row["note"] and "train.lr" not in row["note"]
 
 
 def change(path, *keys, value):

@@ -61,6 +61,12 @@ class Compared:
                     values.setdefault(key, []).append(value)
                     ways.setdefault(key, set()).add(way)
         self.ways[group.name] = ways
+        seeds = [config.seed for config in group.configs if config is not None]
+        if again := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            self.notes[
+                f"{group.name} has several runs of seed {', '.join(map(str, again))}, which all count, so its "
+                "deviation is not that of seeds: train with another seed=…"
+            ] = None
         for key, measured in values.items():
             if 0 < len(measured) < len(group.runs) and key in _COLUMNS and key not in trained:
                 self.notes[

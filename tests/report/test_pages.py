@@ -307,6 +307,14 @@ def test_a_gap_is_that_of_the_teacher_trained_from(runs, tmp_path):
     assert top1() is None
 
 
+def test_runs_of_one_seed_are_named(runs, tmp_path):
+    for number in (0, 1):
+        shutil.copytree(runs / "distilled", tmp_path / "several" / f"seed-{number}")
+    compared = Compared(find([str(tmp_path)]))
+    (note,) = compared.notes
+    assert note.startswith("several has several runs of seed 0, which all count")
+
+
 def test_of_several_baselines_the_one_trained_most_alike_is_taken(runs, tmp_path):
     copy = tmp_path / "all"
     shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png"))

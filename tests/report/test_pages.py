@@ -307,6 +307,15 @@ def test_a_gap_is_that_of_the_teacher_trained_from(runs, tmp_path):
     assert top1() is None
 
 
+def test_a_run_inside_a_run_of_its_name_has_scores_of_its_own(runs, tmp_path):
+    shutil.copytree(runs / "baseline" / "seed-0", tmp_path / "one")
+    shutil.copytree(runs / "distilled", tmp_path / "one" / "one")
+    series = find([str(tmp_path / "one"), str(tmp_path / "one" / "one")])
+    compared = Compared(series)
+    means = [compared.scores[group.name]["top1"].mean for group in series.groups]
+    assert means == [history(runs / name)[-1]["top1"] for name in ("baseline/seed-0", "distilled")]
+
+
 def test_runs_of_one_seed_are_named(runs, tmp_path):
     for number in (0, 1):
         shutil.copytree(runs / "distilled", tmp_path / "several" / f"seed-{number}")

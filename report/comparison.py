@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..compress.published import Figure
@@ -147,6 +148,14 @@ class Compared:
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
             return None  # another modality may show more, or less: its score is no upper end of a gap
         place = teacher_of(self.groups, config, group.runs[0])
+        named = Path(config.teachers[0].weights or "").resolve()
+        if place is None and any(
+            run.finished and run.path.resolve() == named for each in self.groups for run in each.runs
+        ):
+            self.notes[
+                f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
+                "are others than those that it was trained from"
+            ] = None
         if place is not None and metric == "top1":
             other, number = place
             of_teacher = other.configs[number]

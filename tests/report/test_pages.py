@@ -291,6 +291,8 @@ def test_a_gap_is_that_of_the_teacher_trained_from(runs, tmp_path):
     shutil.move(copy / "teacher", copy / "teachers" / "seed-0")
     shutil.copytree(copy / "teachers" / "seed-0", copy / "teachers" / "seed-1")
     other = copy / "teachers" / "seed-1" / "metrics.jsonl"
+    again = other.with_name("config.yaml")
+    again.write_text(again.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
     other.write_text("".join(json.dumps({**row, "top1": 99.0}) + "\n" for row in history(other.parent)))
     config = copy / "distilled" / "config.yaml"
     config.write_text(config.read_text().replace(f"{runs}/teacher", str(copy / "teachers" / "seed-0")))
@@ -298,13 +300,15 @@ def test_a_gap_is_that_of_the_teacher_trained_from(runs, tmp_path):
     def top1():
         series = find([str(copy)])
         (group,) = (group for group in series.groups if group.name == "distilled")
-        teacher = Compared(series).teacher(group, "top1")
-        return teacher and teacher.mean
+        compared = Compared(series)
+        teacher = compared.teacher(group, "top1")
+        return teacher and teacher.mean, [*compared.notes]
 
-    assert top1() == history(runs / "teacher")[-1]["top1"]
+    assert top1() == (history(runs / "teacher")[-1]["top1"], [])
     # A run under the same name with other weights is another teacher.
     change(copy / "distilled" / "weights.json", "teachers.0", "hash", value="others")
-    assert top1() is None
+    teacher, (note,) = top1()
+    assert teacher is None and "as the weights in seed-0 are others than those that it was trained from" in note
 
 
 def test_a_run_inside_a_run_of_its_name_has_scores_of_its_own(runs, tmp_path):

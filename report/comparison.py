@@ -148,14 +148,6 @@ class Compared:
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
             return None  # another modality may show more, or less: its score is no upper end of a gap
         place = teacher_of(self.groups, config, group.runs[0])
-        named = Path(config.teachers[0].weights or "").resolve()
-        if place is None and any(
-            run.finished and run.path.resolve() == named for each in self.groups for run in each.runs
-        ):
-            self.notes[
-                f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
-                "are others than those that it was trained from"
-            ] = None
         if place is not None and metric == "top1":
             other, number = place
             of_teacher = other.configs[number]
@@ -168,7 +160,15 @@ class Compared:
                 and not self._replaced(group, other, ("test",))
             ):
                 return mean_std(values[-1:])
-        return self._evaluated(group, config, "teacher", metric)
+        evaluated = self._evaluated(group, config, "teacher", metric)
+        named = Path(config.teachers[0].weights or "").resolve()
+        finished = {run.path.resolve() for each in self.groups for run in each.runs if run.finished}
+        if place is None and evaluated is None and named in finished:
+            self.notes[
+                f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
+                "are others than those that it was trained from"
+            ] = None
+        return evaluated
 
     def _evaluated(self, group: RunSeries, config: RunConfig, role: str, metric: str) -> MeanStd | None:
         """The score of an evaluation beside the student of this series, or of another one that it was shared with."""

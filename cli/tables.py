@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def show(result: TabularResult, *, styles: Mapping[str, str] | None = None) -> None:
-    """Print a result's tables on standard output."""
+    """Print a result's tables on standard output, once where a launcher started several processes."""
+    if not _is_first():
+        return
     for table in result.tables():
         print_table(table, styles or {})
 
@@ -42,5 +45,10 @@ def print_table(table: Table, styles: Mapping[str, str]) -> None:
 
 
 def print_json(result: Any) -> None:
-    """Print a result as JSON on standard output."""
-    print(json.dumps(result.to_dict()))
+    """Print a result as JSON on standard output, once where a launcher started several processes."""
+    if _is_first():
+        print(json.dumps(result.to_dict()))
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"

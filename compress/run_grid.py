@@ -11,9 +11,12 @@ from typing import Any
 from ..core.config.loading import load_config, to_yaml
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
+from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_data import compared_splits
+from ..core.run_weights import WeightsRecord
 from ..core.spawned import Call, environment_of, last_line, start_process, stopping, visible_devices
+from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .grid_data import correct, facts_of, forget, num_train_images
 from .results import append_row, key_of, pack_bits, read_rows
@@ -31,9 +34,11 @@ def check(trainings: Sequence[Training]) -> None:
     """Read every config before anything is trained, and hold it against what is in its folder already.
 
     Raises:
-        UsageError: A key, a name or a value that is not allowed, or a folder with a run of other settings or data.
+        UsageError: A key, a name or a value that is not allowed, or a folder with a run of other settings, data or
+            teacher.
     """
     forget()  # the file may be another since an earlier call
+    networks: dict[tuple[str, str | None], Network] = {}
     for training in trainings:
         exists = Run(training.out).config.is_file()
         if training.seed == 0 or exists:
@@ -41,6 +46,7 @@ def check(trainings: Sequence[Training]) -> None:
         if exists:
             Run(training.out).claim(to_yaml(config))
             _check_data(Run(training.out), config)
+            _check_teacher(Run(training.out), config, networks)
 
 
 def _check_data(run: Run, config: RunConfig) -> None:
@@ -50,6 +56,27 @@ def _check_data(run: Run, config: RunConfig) -> None:
             raise UsageError(
                 f"the data in {config.data.path} changed since {run.path} was trained ({split} differs), and trainings "
                 "on other data do not compare: put the former data back, or choose another --out"
+            )
+
+
+def _check_teacher(run: Run, config: RunConfig, networks: dict[tuple[str, str | None], Network]) -> None:
+    """Refuse another teacher under the same path: the trainings of a cell have one, and the table shows its accuracy.
+
+    Args:
+        run: Of the training.
+        config: Its config.
+        networks: Teachers that were built for other trainings, by model and weights.
+    """
+    for entry in config.teachers:
+        if entry.weights is None or not (Path(entry.weights).is_file() or Run(entry.weights).finished):
+            continue  # a teacher of the grid is trained again
+        key = entry.model, entry.weights
+        if key not in networks:
+            networks[key] = build_network(entry.model, weights=entry.weights)
+        if not WeightsRecord(run).is_teacher(0, networks[key].module):
+            raise UsageError(
+                f"the teacher in {entry.weights} changed since {run.path} was trained, and trainings from other "
+                "teachers do not compare: put the former one back, or choose another --out"
             )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,13 @@ def weights_hash(module: nn.Module) -> str:
     """16 hexadecimal digits that stand for a module's state dict; what is no tensor, as in quantised layers, counts by
     its text.
     """
+    return state_hash(module.state_dict())
+
+
+def state_hash(state: Mapping[str, Any]) -> str:
+    """As :func:`weights_hash`, of a state dict."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(name.encode())
         digest.update(_bytes(value) if isinstance(value, Tensor) else str(value).encode())
     return digest.hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from ..core.config.schema import RunConfig
 from ..core.run import Run
 from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.statistics import MeanStd, gap_closed, mean_std
-from ..core.weights import STUDENT as STUDENT_FILE
 from .evaluations import is_early
 from .markup import is_number, join, number
 from .measures import OWN, evaluation_rows, measures_of
 from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
+from .references import teacher_of, training_differences
 from .runs import RunFolders, RunSeries
 from .transfers import resolution_text, teachers_of
 
@@ -63,6 +62,12 @@ class Compared:
                     values.setdefault(key, []).append(value)
                     ways.setdefault(key, set()).add(way)
         self.ways[group.name] = ways
+        seeds = [config.seed for config in group.configs if config is not None]
+        if again := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            self.notes[
+                f"{group.name} has several runs of seed {', '.join(map(str, again))}, which all count, so its "
+                "deviation is not that of seeds: train with another seed=…"
+            ] = None
         for key, measured in values.items():
             if 0 < len(measured) < len(group.runs) and key in _COLUMNS and key not in trained:
                 self.notes[
@@ -76,15 +81,28 @@ class Compared:
         return next((key for key in ("top1", "mAP", "miou", "probe") if key in self.scores[group.name]), None)
 
     def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
-        """The same student without a teacher, on the same data for as long."""
+        """The same student without a teacher, on the same data for as long; of several the one that was trained most
+        alike.
+        """
         if group.config is None or not group.config.teachers:
             return None
-        for other, config in self.configs:
-            if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
-                alike = self.ways[group.name][metric] == self.ways[other.name][metric]
-                if alike and not self._replaced(group, other, _splits(config, group.config)):
-                    self._note_students(group.name, group.config, other.name, config)
-                    return self.scores[other.name][metric]
+        alike = [
+            (training_differences(group.config, config), other, config)
+            for other, config in self.configs
+            if not config.teachers
+            and metric in self.scores[other.name]
+            and _setting(config) == _setting(group.config)
+            and self.ways[group.name][metric] == self.ways[other.name][metric]
+        ]
+        for differences, other, config in sorted(alike, key=lambda entry: len(entry[0])):
+            if not self._replaced(group, other, _splits(config, group.config)):
+                self._note_students(group.name, group.config, other.name, config)
+                if differences:
+                    self.notes[
+                        f"{group.name} and its baseline {other.name} were trained with different settings "
+                        f"({', '.join(differences)}), which their difference depends on too"
+                    ] = None
+                return self.scores[other.name][metric]
         return None
 
     def _note_ways(self) -> None:
@@ -129,17 +147,28 @@ class Compared:
         config = group.config
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
             return None  # another modality may show more, or less: its score is no upper end of a gap
-        other = teacher_of(self.groups, config)
-        if (
-            other is not None
-            and other.config is not None
-            and metric == "top1"
-            and metric in self.scores[other.name]
-            and _same_test(other.config, config)
-            and not self._replaced(group, other, ("test",))
-        ):
-            return self.scores[other.name][metric]
-        return self._evaluated(group, config, "teacher", metric)
+        place = teacher_of(self.groups, config, group.runs[0])
+        if place is not None and metric == "top1":
+            other, number = place
+            of_teacher = other.configs[number]
+            values = [row[metric] for row in other.runs[number].history() if is_number(row.get(metric))]
+            # Of a folder of seeds it is the one that the student was trained from, not their mean.
+            if (
+                of_teacher is not None
+                and values
+                and _same_test(of_teacher, config)
+                and not self._replaced(group, other, ("test",))
+            ):
+                return mean_std(values[-1:])
+        evaluated = self._evaluated(group, config, "teacher", metric)
+        named = Path(config.teachers[0].weights or "").resolve()
+        finished = {run.path.resolve() for each in self.groups for run in each.runs if run.finished}
+        if place is None and evaluated is None and named in finished:
+            self.notes[
+                f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
+                "are others than those that it was trained from"
+            ] = None
+        return evaluated
 
     def _evaluated(self, group: RunSeries, config: RunConfig, role: str, metric: str) -> MeanStd | None:
         """The score of an evaluation beside the student of this series, or of another one that it was shared with."""
@@ -251,27 +280,6 @@ def _note(figure: Figure, reasons: Sequence[str]) -> str:
     note = f" ({figure.note})" if figure.note else ""
     differences = f"; these had {', '.join(reasons)}" if reasons else ""
     return f"{figure.source}{note}{differences}."
-
-
-def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | None:
-    """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one
-    whose path ends most alike.
-    """
-    teacher = config.teachers[0]
-    parts = Path(teacher.weights or "").parts
-    parts = parts[:-1] if parts and parts[-1] == STUDENT_FILE else parts
-
-    def common_length(group: RunSeries) -> int:
-        if group.config is None or (group.config.student.model, group.config.student.modality) != (
-            teacher.model,
-            teacher.modality,
-        ):
-            return 0
-        places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
-        return max(len(os.path.commonprefix([place[::-1], parts[::-1]])) for place in places)
-
-    best = max(groups, key=common_length)
-    return best if common_length(best) else None
 
 
 def _setting(config: RunConfig) -> tuple[Any, ...]:

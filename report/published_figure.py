@@ -6,10 +6,11 @@ from functools import cache
 from typing import Any
 
 from ..compress.benchmark import STUDENT, TEACHER, weights
-from ..compress.published import PAIRS, Figure, published
+from ..compress.published import LEARNING_RATES, PAIRS, Figure, published
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.registry import OBJECTIVES
+from .references import training_differences
 from .runs import RunSeries, objective_name, reads_teacher
 
 _RECIPE = "compression/cifar100_crd"
@@ -45,7 +46,7 @@ def _objectives(config: RunConfig) -> str:
 
 def _options(config: RunConfig) -> list[str]:
     """Options of objectives that are neither the class's nor the recipe's."""
-    recipe, options = _recipe(), []
+    recipe, options = _recipe().objectives, []
     for entry in config.objectives.values():
         name = objective_name(entry)
         fields = OBJECTIVES[name].Options.model_fields
@@ -63,8 +64,8 @@ def _options(config: RunConfig) -> list[str]:
 
 
 @cache
-def _recipe() -> dict[str, Any]:
-    return load_config(_RECIPE, ["data.name=rooms", "data.path=null", "teachers.0.weights=none"]).objectives
+def _recipe() -> RunConfig:
+    return load_config(_RECIPE, ["data.name=rooms", "data.path=null", "teachers.0.weights=none"])
 
 
 def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[str]:
@@ -78,6 +79,10 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
             )
     if config.train.epochs != 240:
         reasons.append(f"{config.train.epochs} epochs instead of 240")
+    recipe = _recipe()
+    rate = LEARNING_RATES.get(config.student.model, recipe.train.lr)
+    usual_training = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": rate})})
+    reasons += training_differences(config, usual_training, "instead of")
     if objectives:
         usual = weights(objectives, config.student.model)
         own = {entry.name: entry.weight for entry in config.objectives.values()}

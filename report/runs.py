@@ -138,6 +138,10 @@ def find(paths: Sequence[str]) -> RunFolders:
             "folder above them"
         )
     series = [part for group in groups.values() for part in _by_settings(group)]
+    for place, part in enumerate(series):
+        # A run inside a run of the same name: scores go by the name.
+        if part.name in {other.name for other in series[:place]}:
+            part.name = str(part.path)
     if len(paths) == 1:  # else the order is the user's
         series.sort(
             key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers))

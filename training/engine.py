@@ -203,7 +203,7 @@ class _Training:
 
     def _epoch(self) -> dict[str, Any]:
         """One epoch from the position on: its batches, its row, its checkpoint."""
-        began, seen = time.perf_counter(), 0
+        began, seen = self.sums.start_clock(), 0
         epoch, stage = self.position.epoch, self.stage
         self.transfer.source.start_epoch(epoch)
         for batch in self.train.epoch(epoch, self.position.batch):
@@ -226,7 +226,7 @@ class _Training:
         }
         seconds = time.perf_counter() - began
         row |= {
-            "seconds": round(seconds, 3),
+            "seconds": round(self.sums.seconds, 3),
             "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1),
         }
         last = epoch + 1 == self.epochs

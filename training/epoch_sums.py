@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..core.transfer import Transfer, TransferOutput
 
 log = logging.getLogger(__name__)
 
+_SECONDS = "seconds"
 _COUNTED = "counted"
 """What objectives log of positions: the share that counts."""
 _CHOOSING = ("confidence", "only_unlabelled", "measured")
@@ -30,10 +32,21 @@ class EpochSums:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._sums: dict[str, Tensor] = {}
+        self._began, self._before = 0.0, 0.0
 
     def clear(self) -> None:
         """Begin an epoch."""
-        self._sums = {}
+        self._sums, self._before = {}, 0.0
+
+    def start_clock(self) -> float:
+        """Count the seconds of the epoch from now on, beside those before a stop; returns the time now."""
+        self._began = time.perf_counter()
+        return self._began
+
+    @property
+    def seconds(self) -> float:
+        """Those of the epoch under way, before a stop and since."""
+        return self._before + time.perf_counter() - self._began
 
     def add(self, passes: Sequence[tuple[TransferOutput, int]], measured: Mapping[str, Tensor]) -> None:
         """Add a batch.
@@ -50,23 +63,25 @@ class EpochSums:
                 self._sums[name] = self._sums.get(name, zero) + value
 
     def total(self) -> dict[str, Tensor]:
-        """The sums over all ranks, for a checkpoint."""
+        """The sums over all ranks, and the seconds that they took, for a checkpoint."""
         if not self._sums:
             return {}
         sums = torch.stack([*self._sums.values()])
         sums = self._accelerator.reduce(sums.float() if self._accelerator.device.type == "mps" else sums, "sum")
-        return dict(zip(self._sums, sums.unbind(), strict=True))
+        return {**dict(zip(self._sums, sums.unbind(), strict=True)), _SECONDS: torch.tensor(self.seconds)}
 
     def means(self) -> dict[str, float]:
         """The means over the samples of all ranks."""
-        values = {name: value.item() for name, value in self.total().items()}
+        values = {name: value.item() for name, value in self.total().items() if name != _SECONDS}
         samples = values.pop("samples")
         return {name: value / samples for name, value in values.items()}
 
     def load(self, total: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`total` gave: the main rank from that, the others from nothing."""
         device, is_main = self._accelerator.device, self._accelerator.is_main_process
-        self._sums = {name: (value if is_main else torch.zeros_like(value)).to(device) for name, value in total.items()}
+        sums = dict(total)
+        self._before = float(sums.pop(_SECONDS, 0.0))  # a checkpoint of an older version has none
+        self._sums = {name: (value if is_main else torch.zeros_like(value)).to(device) for name, value in sums.items()}
 
 
 def warn_of_uncounted(row: Mapping[str, Any], transfer: Transfer, accelerator: Accelerator) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def check_splits(train: Split | None, test: Split | None) -> None:
     """Raise an error where a test split means other things by its values than the training split; a line where it has
-    classes that no training sample has.
+    classes that no training sample has, or samples of few of the classes alone.
 
     Raises:
         UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers
@@ -63,6 +63,7 @@ def check_splits(train: Split | None, test: Split | None) -> None:
             f"the training split has {counts[0]} classes and the test split {counts[1]}: number both by one list "
             "of classes"
         )
+    _warn_of_few_classes(test.targets, counts[1])
     for what, attribute in (("classes", "classes"), ("label maps' classes", "semantic_classes")):
         names = [getattr(split, attribute, None) for split in (train, test)]
         if names[0] is not None and names[1] is not None and list(names[0]) != list(names[1]):
@@ -93,3 +94,20 @@ def _warn_of_unseen(train: Tensor | None, test: Tensor | None) -> None:
         len(unseen),
         len(test),
     )
+
+
+def _warn_of_few_classes(targets: Tensor | None, num_classes: int | None) -> None:
+    """Log where the test samples (M,) are of less than half as many classes as there would be place for: those of files
+    in which the classes take turns, of which every tenth is taken, are of one.
+    """
+    if targets is None or num_classes is None:
+        return
+    present = len(targets[targets >= 0].unique())
+    if 2 * present < min(num_classes, len(targets)):
+        log.warning(
+            "the %d test samples are of %d of the %d classes, so accuracies say nothing of the others: test on samples "
+            "of all (data.limit takes evenly spaced ones, which may all fall on a few classes: change it then)",
+            len(targets),
+            present,
+            num_classes,
+        )

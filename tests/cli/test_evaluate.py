@@ -9,10 +9,11 @@ import torch
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.cli.tables import show
+from contrastill.cli.tables import print_json, show
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.run import Run
 from contrastill.evaluation.evaluate import evaluate_runs
+from contrastill.evaluation.evaluation_result import EvaluationResult
 from contrastill.evaluation.unread_options import check_options
 from contrastill.models.build import build_network, save_student
 
@@ -262,6 +263,16 @@ def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys
     table = capsys.readouterr().out
     assert "mIoU %" in table and "top-1 %" in table and "maps.1" in table and table.count("│ student") >= 8
     assert f"picture: {result.picture}" in table
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_one_of_several_processes_prints_the_answer(monkeypatch, capsys, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    result = EvaluationResult((), notes=("one",))
+    print_json(result)
+    assert len(capsys.readouterr().out.splitlines()) == lines
+    show(result)
+    assert bool(capsys.readouterr().out) is bool(lines)
 
 
 def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbers(rooms, capsys):

@@ -371,6 +371,30 @@ def test_other_data_under_the_same_path_are_refused(grid, data, in_process, caps
     assert files_in(out) == before and main(command) == 0
 
 
+def test_results_of_other_settings_whose_runs_were_removed_are_refused(grid, tmp_path, capsys):
+    out, command, _, _ = grid
+    shutil.copy(out / "results.jsonl", tmp_path)
+    command = [str(tmp_path) if argument == str(out) else argument for argument in command]
+    assert main([*command, "--set", "train.lr=0.2"]) == 2
+    error = capsys.readouterr().err
+    assert "with other settings (train.lr=0.2): remove it" in error and [*tmp_path.iterdir()] == [
+        tmp_path / "results.jsonl"
+    ]
+
+
+def test_another_teacher_under_the_same_path_is_refused(grid, in_process, capsys):
+    out, command, _, _ = grid
+    before, weights = files_in(out), out / "teachers" / "resnet8" / "student.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes((out / "resnet8-resnet8" / "kd" / "seed-0" / "student.safetensors").read_bytes())
+        assert main([*command, "--seeds", "2"]) == 2
+        assert "kd/seed-0 was trained, and trainings from other teachers do not compare" in capsys.readouterr().err
+    finally:
+        weights.write_bytes(whole)
+    assert main(command) == 0 and {*before} == {*files_in(out)}
+
+
 def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
     out, *_ = grid
     assert (

@@ -149,6 +149,9 @@ def test_a_mean_over_some_of_the_seeds_says_so(page, tmp_path):
     for number in (0, 1):
         copy = tmp_path / "several" / f"seed-{number}"
         shutil.copytree(out / "depth", copy, ignore=shutil.ignore_patterns("step-*"))
+        config = OmegaConf.load(copy / "config.yaml")
+        config.seed = number
+        OmegaConf.save(config, copy / "config.yaml")
     assert not Compared(find([str(tmp_path)])).notes
     (copy / "evaluation.json").unlink()
     compared = Compared(find([str(tmp_path)]))

@@ -13,7 +13,8 @@ from contrastill.cli.main import main
 from contrastill.compress.published import published
 from contrastill.core.config.loading import load_config
 from contrastill.core.run import Run
-from contrastill.report.comparison import Compared, teacher_of
+from contrastill.report.comparison import Compared
+from contrastill.report.references import teacher_of
 from contrastill.report.runs import RunSeries, find
 from helpers.pages import Page
 
@@ -195,6 +196,7 @@ def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["published"] == published("resnet56", "resnet20", "crd+kd").top1
     assert "48 train images instead of 50,000" in row["note"] and "2 epochs instead of 240" in row["note"]
+    assert "train.batch_size 16 instead of 64" in row["note"] and "train.lr" not in row["note"]
 
 
 def change(path, *keys, value):
@@ -273,11 +275,76 @@ def test_a_teacher_is_found_where_the_folders_were_moved():
         group("/new/demo/baseline", load_config("teachers/rooms", ["student.model=resnet8"])),
     )
     there = group("/new/demo/teacher", teacher)
-    assert (
-        teacher_of([far, similar, other, there], student) is there
-        and teacher_of([far, similar, other], student) is similar
-    )
-    assert teacher_of([far, other], student) is None
+    run = Run("/new/demo/student")
+    assert teacher_of([far, similar, other, there], student, run) == (there, 0)
+    assert teacher_of([far, similar, other], student, run) == (similar, 0)
+    assert teacher_of([far, other], student, run) is None
+    # Of a folder of seeds it is the one that is named.
+    there.runs, there.configs = [Run(f"/new/demo/teacher/seed-{seed}") for seed in (0, 1)], [teacher, teacher]
+    second = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher/seed-1"])
+    assert teacher_of([similar, there], second, run) == (there, 1)
+
+
+def test_a_gap_is_that_of_the_teacher_trained_from(runs, tmp_path):
+    copy = tmp_path / "all"
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png", "evaluation.json"))
+    shutil.move(copy / "teacher", copy / "teachers" / "seed-0")
+    shutil.copytree(copy / "teachers" / "seed-0", copy / "teachers" / "seed-1")
+    other = copy / "teachers" / "seed-1" / "metrics.jsonl"
+    again = other.with_name("config.yaml")
+    again.write_text(again.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
+    other.write_text("".join(json.dumps({**row, "top1": 99.0}) + "\n" for row in history(other.parent)))
+    config = copy / "distilled" / "config.yaml"
+    config.write_text(config.read_text().replace(f"{runs}/teacher", str(copy / "teachers" / "seed-0")))
+
+    def top1():
+        series = find([str(copy)])
+        (group,) = (group for group in series.groups if group.name == "distilled")
+        compared = Compared(series)
+        teacher = compared.teacher(group, "top1")
+        return teacher and teacher.mean, [*compared.notes]
+
+    assert top1() == (history(runs / "teacher")[-1]["top1"], [])
+    # A run under the same name with other weights is another teacher.
+    change(copy / "distilled" / "weights.json", "teachers.0", "hash", value="others")
+    teacher, (note,) = top1()
+    assert teacher is None and "as the weights in seed-0 are others than those that it was trained from" in note
+
+
+def test_a_run_inside_a_run_of_its_name_has_scores_of_its_own(runs, tmp_path):
+    shutil.copytree(runs / "baseline" / "seed-0", tmp_path / "one")
+    shutil.copytree(runs / "distilled", tmp_path / "one" / "one")
+    series = find([str(tmp_path / "one"), str(tmp_path / "one" / "one")])
+    compared = Compared(series)
+    means = [compared.scores[group.name]["top1"].mean for group in series.groups]
+    assert means == [history(runs / name)[-1]["top1"] for name in ("baseline/seed-0", "distilled")]
+
+
+def test_runs_of_one_seed_are_named(runs, tmp_path):
+    for number in (0, 1):
+        shutil.copytree(runs / "distilled", tmp_path / "several" / f"seed-{number}")
+    compared = Compared(find([str(tmp_path)]))
+    (note,) = compared.notes
+    assert note.startswith("several has several runs of seed 0, which all count")
+
+
+def test_of_several_baselines_the_one_trained_most_alike_is_taken(runs, tmp_path):
+    copy = tmp_path / "all"
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("step-*", "*.html", "*.png"))
+    shutil.copytree(copy / "baseline" / "seed-0", copy / "another")
+    config = copy / "another" / "config.yaml"
+    config.write_text(config.read_text().replace("  lr: 0.05", "  lr: 0.5"))
+
+    def compared():
+        series = find([str(copy)])
+        (group,) = (group for group in series.groups if group.name == "distilled")
+        compared = Compared(series)
+        return compared.baseline(group, "top1").count, [*compared.notes]
+
+    assert compared() == (2, [])
+    shutil.rmtree(copy / "baseline")
+    count, (note,) = compared()
+    assert count == 1 and "its baseline another were trained with different settings (train.lr 0.05 and 0.5)" in note
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,23 @@ import shutil
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.representation_spec import describe
 from contrastill.core.run import Run
 from contrastill.core.term import Term
-from contrastill.core.transfer import Transfer
+from contrastill.core.transfer import Transfer, TransferOutput
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints, load_checkpoint, load_newest
 from contrastill.training.engine import fit
+from contrastill.training.epoch_sums import EpochSums
 from contrastill.training.schedule import learning_rate
 
 
@@ -110,6 +112,22 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path, stop_at, options):
     assert [[row[key] for key in shown] for row in result.history] == [
         [row[key] for key in shown] for row in expected.history
     ]
+
+
+def test_the_seconds_of_an_epoch_go_on_after_a_stop(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr("contrastill.training.epoch_sums.time.perf_counter", lambda: now[0])
+    before, after = EpochSums(Accelerator()), EpochSums(Accelerator())
+    before.start_clock()
+    before.add([(TransferOutput(torch.tensor(2.0), {}, Representation()), 4)], {})
+    now[0] = 13.0
+    after.load(before.total())
+    now[0] = 100.0
+    after.start_clock()
+    now[0] = 104.0
+    assert after.seconds == 7 and after.means() == {"loss": 2.0}
+    after.clear()
+    assert after.start_clock() == 104 and after.seconds == 0
 
 
 def test_a_finished_run_trains_no_further(tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.datasets.io.split_agreement import check_splits
 from contrastill.datasets.packed import Packed
 from contrastill.probe.features import Features
 from contrastill.probe.few_shot import few_shot
@@ -84,6 +85,13 @@ def test_classes_of_the_test_split_alone_are_named(tmp_path, caplog):
         caplog.clear()
         contrastill.distill(None, "resnet8", data, out=tmp_path / str(len(data)), epochs=1, batch_size=6, quiet=True)
         assert [record.getMessage() for record in caplog.records if "class" in record.getMessage()] == [line]
+
+
+@pytest.mark.parametrize(("limit", "warns"), [(3, True), (5, False), (12, False)])
+def test_a_test_split_of_few_classes_has_a_line(tmp_path, caplog, limit, warns):
+    data = Packed(Packed.Options(path=str(packed(tmp_path, np.arange(12) % 4)), limit=limit))
+    check_splits(data.open("train"), data.open("test"))
+    assert ("the 3 test samples are of 1 of the 4 classes, so accuracies say nothing" in caplog.text) is warns
 
 
 def test_a_probe_refuses_marks_before_it_fits_a_class_for_each():

@@ -1,0 +1,80 @@
+"""The runs that a run is compared with: which one its teacher is, and how its baseline was trained otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..core.config.schema import RunConfig
+from ..core.errors import ContrastillError
+from ..core.fingerprint import state_hash
+from ..core.run import Run
+from ..core.run_weights import WeightsRecord
+from ..core.weights import STUDENT, load_state_dict
+from .runs import RunSeries, settings
+
+# Compared on their own, or meaning nothing to a training without teachers.
+_OWN = ("epochs", "views", "fold_teachers", "teacher_precision", "initial_epochs", "initial_lr")
+_OF_SCHEDULE = {"milestones": "step", "gamma": "step"}
+_OF_OPTIMIZER = {"momentum": "sgd", "nesterov": "sgd"}
+
+
+def teacher_of(groups: Sequence[RunSeries], config: RunConfig, student: Run) -> tuple[RunSeries, int] | None:
+    """The group that a run's first teacher is of, and its place there: the run in its weights' folder; of folders that
+    were moved, the one whose path ends most alike. A run with other weights than those that the student was trained
+    from is none.
+
+    Args:
+        groups: Those to search.
+        config: Of the student.
+        student: Its run, which records a digest of the teacher's weights.
+    """
+    teacher = config.teachers[0]
+    parts = Path(teacher.weights or "").parts
+    parts = parts[:-1] if parts and parts[-1] == STUDENT else parts
+    lengths = {
+        (number, place): len(os.path.commonprefix([run.path.resolve().parts[::-1], parts[::-1]]))
+        for number, group in enumerate(groups)
+        for place, (run, of_run) in enumerate(zip(group.runs, group.configs, strict=True))
+        if of_run is not None and (of_run.student.model, of_run.student.modality) == (teacher.model, teacher.modality)
+    }
+    recorded = WeightsRecord(student).read().get("teachers.0")
+    for number, place in sorted((key for key in lengths if lengths[key]), key=lambda key: -lengths[key]):
+        run = groups[number].runs[place]
+        if recorded is None or not run.finished or _hash(run) in (recorded.hash, None):
+            return groups[number], place
+    return None
+
+
+def _hash(run: Run) -> str | None:
+    """That of the weights in a run's folder; None where they cannot be read."""
+    try:
+        return state_hash(load_state_dict(run.student))
+    except ContrastillError:
+        return None
+
+
+def training_differences(config: RunConfig, baseline: RunConfig, between: str = "and") -> list[str]:
+    """The settings of the training, but its epochs, that two runs differ in, where both have a use for them: ``train.lr
+    0.1 and 0.05``.
+    """
+    one, other = settings(config), settings(baseline)
+    schedules, optimizers = ({getattr(of.train, key) for of in (config, baseline)} for key in ("schedule", "optimizer"))
+    keys = [
+        key
+        for key in dict.fromkeys([*one, *other])
+        if key.startswith("train.")
+        and key.split(".")[1] not in _OWN
+        and _OF_SCHEDULE.get(key.split(".")[1]) in (None, *schedules)
+        and _OF_OPTIMIZER.get(key.split(".")[1]) in (None, *optimizers)
+    ]
+    return [
+        f"{key} {_text(one.get(key))} {between} {_text(other.get(key))}"
+        for key in keys
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -324,8 +324,13 @@ class CRDLoss(DeferredUpdates):
         return torch.tensor([self.seed, self.draws], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.seed, self.draws = (int(value) for value in state)
-        self.rule.seed = self.seed
+        seed, draws = (int(value) for value in state)
+        if seed != self.seed and self.rule.random_order:
+            raise UsageError(
+                f"this state is of seed={seed}, whose windows of rows are others than those of seed={self.seed}: build "
+                f"the loss with seed={seed}"
+            )
+        self.seed, self.draws, self.rule.seed = seed, draws, seed
 
 
 @torch.no_grad()

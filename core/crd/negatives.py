@@ -100,6 +100,7 @@ class NegativeSampler(nn.Module, ABC):
 
     mode = ""
     can_weigh = False
+    random_order = False  # whether the bank's order depends on the seed
     label: Tensor | None
     group_size: Tensor
     group_start: Tensor
@@ -188,7 +189,7 @@ class SharedWindow(NegativeSampler):
     expects (K/|eligible|) · Σ over all eligible rows.
     """
 
-    mode = "shared"
+    mode, random_order = "shared", True
     label_at: Tensor | None
 
     def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:

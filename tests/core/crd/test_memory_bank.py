@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from contrastill.core.crd.loss import CRDLoss
 from contrastill.core.crd.memory_bank import MemoryBank
+from contrastill.core.errors import UsageError
 
 M = 30
 TARGETS = torch.arange(M) % 4
@@ -116,6 +117,16 @@ def test_a_checkpoint_moves_between_negatives():
     other = build("sampled", seed=3)
     other.load_state_dict(first.state_dict())
     assert torch.equal(other.bank.student, first.bank.student) and torch.equal(other.bank.teacher, first.bank.teacher)
+
+
+def test_a_state_of_another_seed_is_gone_on_with_or_refused():
+    for mode in ("all", "sampled"):
+        crd, other = build(mode), build(mode, seed=3)
+        other.load_state_dict(crd.state_dict())
+        assert torch.equal(step(crd, 1), step(other, 1))
+    # Its rows lie in an order that the seed gives, and so do the windows of negatives.
+    with pytest.raises(UsageError, match="this state is of seed=0, .* build the loss with seed=0"):
+        build("shared", seed=3).load_state_dict(build("shared").state_dict())
 
 
 def test_a_wrong_state_is_refused_by_name():

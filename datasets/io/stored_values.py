@@ -29,8 +29,10 @@ def values_hash(split: Any, modality: str | None = None) -> str | None:
     """
     tensors = {name: value for name, value in _stored(split).items() if modality in (None, name)}
     if not tensors:
-        files = (getattr(split, name, None) for name in ("pictures", "samples"))
-        return next((each.contents_hash(modality) for each in files if hasattr(each, "contents_hash")), None)
+        for files in (getattr(split, "pictures", None), getattr(split, "samples", None)):
+            if (of_files := getattr(files, "contents_hash", None)) is not None:
+                return of_files(modality)
+        return None
     digest = hashlib.blake2b(str([(name, value.dtype) for name, value in tensors.items()]).encode(), digest_size=8)
     for value in tensors.values():
         for rows in value.split(_ROWS_AT_ONCE):

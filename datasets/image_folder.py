@@ -17,7 +17,7 @@ from pydantic import Field
 from ..core.config.fields import Side
 from ..core.errors import UsageError, looked_in
 from ..core.recognition import recognised
-from ..core.registry import DATASETS
+from ..core.registry import DATASETS, MODALITIES
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
@@ -128,6 +128,11 @@ class ImageFolder:
             raise UsageError(
                 f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside "
                 "train, or CLASS/*.jpg"
+            )
+        if len(classes) > 1 and {*classes} <= {"rgb", "depth", "semantics", *MODALITIES}:
+            raise UsageError(
+                f"{train} has folders {', '.join(classes)}, which are modalities of aligned files rather than classes: "
+                "read it with data.name=paired_folder, or call the folders otherwise"
             )
         if not prepared:
             _check_no_splits(self.root, classes)

@@ -97,7 +97,7 @@ def evaluate_runs(
             if evaluation.suffix and evaluation.replaced:
                 evaluation.say(f"the rows are in {file}")
             elif evaluation.suffix:
-                evaluation.say(f"these are other data than the run's own: the rows are in {file}")
+                evaluation.say(f"these are other samples than the run's own: the rows are in {file}")
             elif evaluation.networks.suffix():
                 evaluation.say(f"these are other networks than the run's own: the rows are in {file}")
             elif evaluation.networks.seed_suffix():

@@ -126,6 +126,19 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
     return ""
 
 
+def training_samples(run: Run, own: DataConfig, now: DataConfig) -> str:
+    """A sentence about a larger share of the run's own data than its training held out; empty of other data."""
+    if (now.name, now.path) != (own.name, own.path) or now.name is None:
+        return ""
+    before, after = own.options().get("test_fraction"), now.options().get("test_fraction")
+    if before is None or after is None or after <= before:
+        return ""
+    return (
+        f"{run.path} was trained with data.test_fraction={before:g} of the same data, so with {after:g} training "
+        "samples are measured too: name other data with data.path=…"
+    )
+
+
 def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced: bool = False) -> str:
     """What stands in the names of an evaluation's files for other data than the run's own; of these, or a copy of
     them, nothing.

@@ -32,6 +32,7 @@ from .evaluation_data import (
     objectives_read_logits,
     replaced_data,
     suffix_of,
+    training_samples,
 )
 from .evaluation_result import (
     Accuracy,
@@ -91,8 +92,8 @@ class RunEvaluation:
         before = evaluation_data(own).data
         self.replaced = replaced_data(run, own, self.data.data, {"test": self.test, "train": self.train})
         self.suffix = suffix_of(run, before, self.data.data, self.test, replaced=bool(self.replaced))
-        if self.replaced:
-            self.warn(self.replaced)
+        for line in filter(None, (self.replaced, training_samples(run, own.data, self.data.data))):
+            self.warn(line)
         if carried := carried_settings(before, self.data.data, {*data_keys(overrides), *self.options.data}):
             self.warn(f"{self._where()} is read with {run.path}'s {', '.join(carried)}: set it where it differs")
 

@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 
 from contrastill.cli.main import main
+from contrastill.core.config.loading import make_data_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.run import Run
 from contrastill.datasets.io.fingerprint import fingerprint
+from contrastill.evaluation.evaluation_data import training_samples
 
 SMALL = ["student.model=resnet8", "train.epochs=1", "train.batch_size=16", "-q"]
 
@@ -249,3 +251,23 @@ def test_the_fingerprint_of_files_is_of_their_names_and_sizes(root):
         != after["names or sizes of files"]
     )
     assert re.fullmatch("[0-9a-f]{16}", after["labels"])
+
+
+def test_folders_of_modalities_are_no_classes(tmp_path):
+    for folder in ("rgb", "depth", "semantics"):
+        _save(tmp_path / folder / "0.png", 0)
+    with pytest.raises(UsageError, match="has folders depth, rgb, semantics, which are modalities .*paired_folder"):
+        _split("image_folder", tmp_path)
+    (tmp_path / "semantics").rename(tmp_path / "cat")
+    assert _split("image_folder", tmp_path).classes == ["cat", "depth", "rgb"]
+
+
+def test_a_larger_share_of_a_runs_own_data_has_a_line(tmp_path):
+    def data(fraction, path="photos"):
+        return make_data_config({"name": "image_folder", "path": path, "test_fraction": fraction}, {})
+
+    run = Run(tmp_path)
+    assert "was trained with data.test_fraction=0.1 of the same data, so with 1 training samples are" in (
+        training_samples(run, data(0.1), data(1))
+    )
+    assert [training_samples(run, data(0.1), other) for other in (data(0.1), data(0.05), data(1, "others"))] == [""] * 3

@@ -112,10 +112,15 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
     Args:
         configs: By the name that ``say`` prints when one begins.
         progress: Whether to show each training's.
+
+    Raises:
+        UsageError: A folder holds a run of other settings.
     """
     for number, (name, config) in enumerate(configs.items(), 1):
         say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
-        if not Run(config.out).finished:
+        if Run(config.out).finished:
+            Run(config.out).claim(to_yaml(config))  # of other settings, such as another seed, it is not this one
+        else:
             train_run(config, progress=progress)
 
 

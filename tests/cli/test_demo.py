@@ -114,6 +114,9 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys, one_thread):
         and output.endswith(f"for a browser: {out / 'report.html'}\n")
     )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written
+    capsys.readouterr()
+    assert main(["demo", "--out", str(out), "--jobs", "1", "--seed", "1", *SMALL]) == 2
+    assert "seed" in capsys.readouterr().err
     assert {
         name: json.loads((out / folder / "comparison.json").read_text())
         for name, folder in zip(("compression", *others), ("", *others), strict=True)

@@ -41,3 +41,6 @@ for name in ("all", "sampled", "fresh"):
         optimizer.zero_grad()
     rows |= {f"{name}.{key}": value.cpu() for key, value in loss.state_dict().items() if torch.is_tensor(value)}
 torch.save(rows, f"{folder}/{rank}-of-{world}.pt")
+if world > 1:
+    # Threads of a group that is still there when the interpreter ends can abort the process.
+    torch.distributed.destroy_process_group()

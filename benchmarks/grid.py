@@ -34,7 +34,10 @@ def correct_bits(run: Path, data: str) -> np.ndarray:
 
     packed = DATASETS["packed"]
     split = packed(packed.Options(path=data)).open("test")
-    network = build_network(_config(run)["student"]["model"], num_classes=split.num_classes, weights=str(run)).freeze()
+    student = _config(run)["student"]
+    network = build_network(
+        student["model"], num_classes=split.num_classes, weights=str(run), resolution=student["resolution"]
+    ).freeze()
     right = []
     for batch in split.loader(batch_size=500, device="cpu", train=False).epoch(0):
         right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())

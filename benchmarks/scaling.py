@@ -85,6 +85,8 @@ def measure(case: dict, rank: int, folder: str, rounds: int) -> None:
         "rows": crd.bank.memory.nbytes,
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(row))
+    if case["n"] > 1:
+        torch.distributed.destroy_process_group()
 
 
 def run(case: dict, rounds: int) -> dict:

@@ -20,6 +20,7 @@ from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
 from ..probe.layers import spatial_note
 from ..probe.linear import PROTOCOLS
+from ..training.processes import accelerator_of
 from .messages import print_message, printer
 from .networks import EvaluatedNetwork
 from .probe_data_set import DataSetProbe
@@ -92,7 +93,7 @@ def probe_networks(
         if network is not None
     }
     folder = None if out is None else writable_folder(out)
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or accelerator_of()
     report = _probed(names, sources, spec, others, accelerator, progress)
     if not accelerator.is_main_process:
         return None

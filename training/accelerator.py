@@ -13,6 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError, unknown_name
 from ..core.value_scale import note_once
+from .processes import accelerator_of
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:
@@ -38,7 +39,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
             "make both the same"
         )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
-    accelerator = Accelerator(
+    accelerator = accelerator_of(
         mixed_precision=precision,
         log_with=list(config.trackers) or None,
         project_config=project,

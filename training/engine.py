@@ -39,6 +39,7 @@ from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
 from .preemption import StopRequest
+from .processes import accelerator_of
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
@@ -95,7 +96,7 @@ def fit(
         ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
-    accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
+    accelerator = accelerator or accelerator_of(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
     return _Training(transfer, train, test, config, run, accelerator, progress, validation).fit()
 
 

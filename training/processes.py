@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from torch import distributed
 
@@ -45,14 +47,22 @@ def parting() -> Iterator[None]:
     precision.
 
     What was there before, as by an Accelerator of the caller's own, stays; and where there are several processes their
-    group, which is made once, and ends when the process does.
+    group, which is made once, see :func:`accelerator_of`.
     """
     there = is_initialized()
     try:
         yield
     finally:
-        if not there and is_initialized():
-            if PartialState().use_distributed:
-                atexit.register(PartialState().destroy_process_group)
-            else:
-                AcceleratorState._reset_state(reset_partial_state=True)
+        if not there and is_initialized() and not PartialState().use_distributed:
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def accelerator_of(**options: Any) -> Accelerator:
+    """``Accelerator(**options)``, whose processes leave their group before the interpreter ends.
+
+    Threads of a group that is still there then can end the process with an error after all its work is done.
+    """
+    accelerator = Accelerator(**options)
+    if accelerator.use_distributed:
+        atexit.register(accelerator.state.destroy_process_group)
+    return accelerator

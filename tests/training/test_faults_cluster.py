@@ -65,7 +65,7 @@ def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
     from contrastill.core.config.loading import load_config
 
     options = {}
-    monkeypatch.setattr(accelerator, "Accelerator", lambda **keywords: options.update(keywords))
+    monkeypatch.setattr(accelerator, "accelerator_of", lambda **keywords: options.update(keywords))
     (tmp_path / "a.h5").touch()
     accelerator.prepare_accelerator(
         load_config(
@@ -105,3 +105,18 @@ def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, re
     assert program[:2] == ["-m", "contrastill"] and program[2:] == ["train", *arguments]
     assert main([*program[2:], "--dry-run"]) == 0
     assert (tmp_path / "requeued").exists() == requeued and "#SBATCH --signal=USR1@120" in SBATCH.read_text()
+
+
+PARTING = """
+import atexit
+from contrastill.training.processes import accelerator_of
+import torch
+assert accelerator_of(cpu=True).num_processes == 2 and torch.distributed.is_initialized()
+atexit._run_exitfuncs()
+assert not torch.distributed.is_initialized()
+"""
+
+
+def test_processes_leave_their_group_before_the_interpreter_ends(ranks):
+    """Threads of a group that is left over abort a process now and then, with all of its work done."""
+    ranks(PARTING, 2)

@@ -498,6 +498,8 @@ for step in range(2):
     dense.rows[0].commit()
 store = dense.rows[0]
 torch.save({"rows": store.embeddings, "draw": torch.stack(store.draw(20)[:2])}, f"{folder}/{rank}-of-{world}.pt")
+if world > 1:
+    torch.distributed.destroy_process_group()
 """
 
 

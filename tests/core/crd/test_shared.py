@@ -144,6 +144,8 @@ for seed in range(3):
     teachers = [Representation(logits=share(values)) for values in (first[:, :4], first[:, 2:])]
     rule([KD(), KD()], outputs, teachers, {})
 torch.save({"rows": crd.bank.rows, "weights": rule.weights}, f"{folder}/{rank}-of-{world}.pt")
+if world > 1:
+    torch.distributed.destroy_process_group()
 """
 
 

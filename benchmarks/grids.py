@@ -194,38 +194,26 @@ GRIDS["contrast_15_cosine"] = {
 
 # The same towards a teacher far better than the student can become: EfficientNet-Lite0, fine-tuned from its ImageNet
 # weights at 64 pixels; 15 and 30 epochs.
-TUNED = [
-    "student.model=efficientnet_lite0",
-    "student.weights=pretrained",
-    "student.resolution=64",
-    "train.epochs=6",
-    "train.evaluate_every=1",
-    "train.lr=0.02",
-    "train.weight_decay=1e-4",
-]
-_STRONG = {
-    f"{cell}_{epochs}": (
-        config,
-        [
-            *overrides,
-            "teachers.0.model=efficientnet_lite0",
-            "teachers.0.resolution=64",
-            "train.lr=0.1",
-            f"train.warmup_epochs={0.05 * epochs:g}",
-        ]
-        if config == CRD
-        else [*overrides, "train.lr=0.1", f"train.warmup_epochs={0.05 * epochs:g}"],
-        seeds,
-    )
-    for epochs, views in ((15, 4), (30, 4))
-    for cell, (config, overrides, seeds) in contrasts(
-        views, f"train.epochs={epochs}", f"train.evaluate_every={epochs // 3}"
-    ).items()
-    if cell in ("baseline", "whitened", "whitened_wttm", "wttm", "kd")
-}
+TUNED = ["student.model=efficientnet_lite0", "student.weights=pretrained", "student.resolution=64"]
+TUNED += ["train.epochs=6", "train.evaluate_every=1", "train.lr=0.02", "train.weight_decay=1e-4"]
+BY_LITE0 = ["teachers.0.model=efficientnet_lite0", "teachers.0.resolution=64"]
 GRIDS["contrast_strong"] = {
     "schedule": ["train.schedule=cosine"],
-    "cells": {"teacher": ("teachers/cifar100", TUNED, 1), **_STRONG},
+    "cells": {
+        "teacher": ("teachers/cifar100", TUNED, 1),
+        **{
+            f"{cell}_{epochs}": (
+                config,
+                [*overrides, *(BY_LITE0 * (config == CRD)), "train.lr=0.1", f"train.warmup_epochs={0.05 * epochs:g}"],
+                seeds,
+            )
+            for epochs in (15, 30)
+            for cell, (config, overrides, seeds) in contrasts(
+                4, f"train.epochs={epochs}", f"train.evaluate_every={epochs // 3}"
+            ).items()
+            if cell in ("baseline", "whitened", "whitened_wttm", "wttm", "kd")
+        },
+    },
 }
 # And towards the teacher of 45.2 %, twice as long as contrast_15_cosine.
 _THIRTY = contrasts(4, "train.epochs=30", "train.evaluate_every=10", "train.warmup_epochs=1.5")

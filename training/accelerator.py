@@ -40,7 +40,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
         )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
     accelerator = accelerator_of(
-        mixed_precision=precision,
+        config.train.precision,
         log_with=list(config.trackers) or None,
         project_config=project,
         kwargs_handlers=[waiting],

@@ -96,7 +96,7 @@ def fit(
         ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
-    accelerator = accelerator or accelerator_of(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
+    accelerator = accelerator or accelerator_of(config.precision)
     return _Training(transfer, train, test, config, run, accelerator, progress, validation).fit()
 
 
@@ -114,11 +114,8 @@ class _Training:
         progress: bool,
         validation: Loader | None,
     ) -> None:
-        self.transfer, self.train, self.test = (
-            transfer.to(accelerator.device).to(memory_format=torch.channels_last),
-            train,
-            test,
-        )
+        self.transfer = transfer.to(accelerator.device).to(memory_format=torch.channels_last)
+        self.train, self.test = train, test
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):
                 raise UsageError(

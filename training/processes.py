@@ -57,12 +57,12 @@ def parting() -> Iterator[None]:
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def accelerator_of(**options: Any) -> Accelerator:
-    """``Accelerator(**options)``, whose processes leave their group before the interpreter ends.
+def accelerator_of(precision: str = "fp32", **options: Any) -> Accelerator:
+    """An ``Accelerator`` of this ``train.precision``, whose processes leave their group before the interpreter ends.
 
     Threads of a group that is still there then can end the process with an error after all its work is done.
     """
-    accelerator = Accelerator(**options)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, **options)
     if accelerator.use_distributed:
         atexit.register(accelerator.state.destroy_process_group)
     return accelerator

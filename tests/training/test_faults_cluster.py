@@ -65,7 +65,7 @@ def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
     from contrastill.core.config.loading import load_config
 
     options = {}
-    monkeypatch.setattr(accelerator, "accelerator_of", lambda **keywords: options.update(keywords))
+    monkeypatch.setattr(accelerator, "accelerator_of", lambda _, **keywords: options.update(keywords))
     (tmp_path / "a.h5").touch()
     accelerator.prepare_accelerator(
         load_config(

@@ -138,10 +138,12 @@ GRIDS["contrast_strong"] = {
                 seeds,
             )
             for epochs in (15, 30)
-            for cell, (config, overrides, seeds) in contrasts(
-                4, f"train.epochs={epochs}", f"train.evaluate_every={epochs // 3}"
-            ).items()
-            if cell in ("baseline", "whitened", "whitened_wttm", "wttm", "kd")
+            for length in [(f"train.epochs={epochs}", f"train.evaluate_every={epochs // 3}")]
+            for cell, (config, overrides, seeds) in {
+                **contrasts(4, *length),
+                "whitened_ttm": beside_labels(4, length, (WHITENED, "wttm={weight: 1, weighted: false}"), 3),
+            }.items()
+            if cell in ("baseline", "whitened", "whitened_wttm", "whitened_ttm", "wttm", "kd")
         },
     },
 }
@@ -160,6 +162,8 @@ _BESIDE = {
     "contrast_1.6": ("fresh_crd={weight: 1.6}",),
     "contrast_1.6_wttm": ("fresh_crd={weight: 1.6}", "wttm={weight: 1}"),
     "contrast_2.4_wttm": ("fresh_crd={weight: 2.4}", "wttm={weight: 1}"),
+    "contrast_wttm_0.1": (WHITENED, "wttm={weight: 0.1}"),
+    "contrast_ttm": (WHITENED, "wttm={weight: 1, weighted: false}"),
     **{f"contrast_{name}": (WHITENED, f"{name}={{weight: 1}}") for name in ("kd", "dist", "dkd")},
 }
 GRIDS["contrast_15_beside"] = {

@@ -85,6 +85,9 @@ class UserDataset:
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
         self._train, self._test = UserSamples(train), None if test is None else UserSamples(test)
+        parts = [self._train] if self._test is None else [self._train, self._test]
+        for note in dict.fromkeys(note for part in parts for note in part.notes):
+            log.warning("%s", note)
         warn_of_shared_samples(train, test)
 
     def __call__(self, options: Options) -> _OpenedDataset:

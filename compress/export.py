@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ..core.arguments import Positive, checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.preprocess import Preprocess
 from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
 from ..models.build import load_student
-from ..models.recipe import read_recipe
+from ..models.recipe import read_recipe, recipe_preprocess
 from .export_check import LONGEST, batches_of_any_size, largest_difference, random_inputs
 from .exported import INPUT, Takes, answering, pair, quiet, reason, require
 from .exported_module import described, exported_module
@@ -81,6 +82,7 @@ def export_student(
     size: Positive | tuple[Positive, Positive] | None = None,
     images: Tensor | None = None,
     check: bool = True,
+    module: nn.Module | None = None,
 ) -> Export:
     """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves
     nothing.
@@ -106,6 +108,7 @@ def export_student(
         images: (N, C, H, W), N ≥ 1, as a data set hands them out, for the check; None: random ones.
         check: Whether to load the file again and compare its answers with PyTorch's, in batches of 1 and 7, or of 1, 2
             and 3 in three sizes where any is taken.
+        module: For a student of a class of your own, one of that class, as :func:`~contrastill.load_student` takes it.
 
     Raises:
         UsageError: No such run, format, folder or opset; a name that does not end as the format's files do; an unknown
@@ -133,14 +136,16 @@ def export_student(
         _check_opset(opset)
     if images is not None and (images.ndim != 4 or not len(images)):
         raise UsageError(f"images has shape {tuple(images.shape)}: pass one image or more, (N, C, H, W)")
-    student: Any = load_student(run)
-    takes = _takes(student, images, size, with_preprocess, dynamic)
+    student: Any = load_student(run, module=module)
+    recipe: Any = read_recipe(find_weights(run))
+    # A class of one's own may have a preprocess that is something else.
+    takes = _takes(student, recipe_preprocess(recipe), images, size, with_preprocess, dynamic)
     output = "prediction" if student.taps.dense else "logits"
-    module = exported_module(student, takes)
+    exported = exported_module(student, takes)
     try:
         inputs = random_inputs(takes) if images is None else takes(images[torch.arange(LONGEST) % len(images)])
         with torch.no_grad():
-            expected = module(inputs[:1])
+            expected = exported(inputs[:1])
     except ContrastillError:
         raise
     except Exception as error:  # of any network, for images that are too small, too large or of no shape of its own
@@ -149,7 +154,6 @@ def export_student(
             f"{type(student).__name__} does not take images of {side} pixels ({reason(error)}): choose another size "
             "(--size)"
         ) from error
-    recipe = read_recipe(find_weights(run)) or {}
     classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
     metadata = {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {})
     if student.taps.dense:
@@ -161,17 +165,19 @@ def export_student(
             raise UsageError(
                 f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
             ) from error
-        batches = batches_of_any_size(module, inputs) if takes.any_size else None
+        batches = batches_of_any_size(exported, inputs) if takes.any_size else None
         takes = replace(takes, any_size=batches is not None)
         with quiet():
-            write = partial(_write, module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format)
+            write = partial(_write, exported, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format)
             try:
                 used = write(opset, takes, metadata, output)
             except _OneSizeError:
                 takes, batches = replace(takes, any_size=False), None
                 used = write(opset, takes, metadata, output)
         batches = batches or [inputs[:1], inputs]
-        difference = largest_difference(module, answering(temporary, format, takes), batches, output) if check else None
+        difference = (
+            largest_difference(exported, answering(temporary, format, takes), batches, output) if check else None
+        )
     return Export(
         path,
         format,
@@ -205,10 +211,15 @@ class _OneSizeError(Exception):
 
 
 def _takes(
-    student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool
+    student: Any,
+    preprocess: Preprocess,
+    images: Tensor | None,
+    size: int | tuple[int, int] | None,
+    inside: bool,
+    dynamic: bool,
 ) -> Takes:
     """The input of the exported file."""
-    own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
+    own, there = pair(preprocess.resolution), None if images is None else tuple(images.shape[2:])
     if not inside and own is not None and size is not None and pair(size) != own:
         height, width = own
         raise UsageError(
@@ -225,7 +236,7 @@ def _takes(
             "such as 32"
         )
     height, width = side
-    return Takes((len(student.preprocess.mean), height, width), student.preprocess, inside, dynamic, any_size)
+    return Takes((len(preprocess.mean), height, width), preprocess, inside, dynamic, any_size)
 
 
 def _check_opset(opset: int | None) -> None:

@@ -85,6 +85,12 @@ def largest_difference(
         try:
             outputs = answer(batch)
         except Exception as error:  # of the runtime, for a length or a size that was fixed in the export
+            if several and "Guard failed" in str(error):  # torch's, an expression in symbols
+                raise ContrastillError(
+                    f"the program that torch exports for images of any size does not take those of "
+                    f"{batch.shape[2]}×{batch.shape[3]}, which the network takes, as it was traced with larger maps: "
+                    "export it for one size with size (--size), or as ONNX (--format onnx)"
+                ) from error
             way = "a file for one size (--size)" if several else "--fixed"
             raise ContrastillError(
                 f"the exported file does not run on a batch of {len(batch)}{size}: {reason(error)}; {way} may help"

@@ -39,6 +39,8 @@ def checked_constructor(build: Callable[..., None]) -> Callable[..., None]:
             check_initialised(origin(kind), self, "logs")
             raise
         check_initialised(origin(kind), self, "logs")
+        if kind.__init__ is checked:
+            self.note_built()
 
     return checked
 

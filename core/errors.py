@@ -100,7 +100,7 @@ def looked_in(path: str | os.PathLike) -> str:
 
 def names_beside(path: str | os.PathLike) -> list[str]:
     """What lies in the folder in which ``path`` is looked for, written as ``path`` is; of a folder with very many a
-    part.
+    part. Where there is no such folder, what lies at the same place in folders of a similar name.
     """
     folder, begin = Path(path).expanduser().parent, os.path.dirname(os.fspath(path).rstrip(os.sep))
     try:
@@ -109,4 +109,8 @@ def names_beside(path: str | os.PathLike) -> list[str]:
                 os.path.join(begin, entry.name) for entry in islice(entries, 2000) if not entry.name.startswith(".")
             ]
     except (OSError, ValueError):
-        return []
+        parent, name = os.path.split(os.fspath(path).rstrip(os.sep))
+        if not name or parent in ("", os.fspath(path)):
+            return []
+        similar = get_close_matches(parent, names_beside(parent), n=3)
+        return [there for each in similar if os.path.exists(os.path.expanduser(there := os.path.join(each, name)))]

@@ -103,8 +103,8 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
 def unlabelled(objective: str) -> UsageError:
     """The error of an objective that needs labels where there are none."""
     return UsageError(
-        f"objective {objective} needs labels, and this data has none: take the objective out of the config, "
-        "or pass target=labels in a loop of your own"
+        f"objective {objective} needs labels, and this data has none to train on: take the objective out of the "
+        "config, or pass target=labels in a loop of your own"
     )
 
 

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from .constructor import checked_constructor
 from .errors import UsageError, located, required
@@ -26,6 +26,7 @@ from .loss_inputs import (
 from .loss_labels import several_classes_refused, unlabelled
 from .representation import Representation
 from .representation_spec import RepresentationSpec
+from .set_arguments import SetArguments
 
 
 class Options(BaseModel):
@@ -81,7 +82,7 @@ class TeacherOutputs(Protocol):
         """Of all samples, in batches: index (b,) and outputs (b, …), on every process."""
 
 
-class Objective(nn.Module):
+class Objective(SetArguments):
     """A term of the loss. Its parameters train with the student and are left out of the exported student.
 
     A new objective is one file with one subclass registered in ``OBJECTIVES``; it defines ``per_sample`` where its loss
@@ -111,8 +112,7 @@ class Objective(nn.Module):
             of the embeddings it reads; empty where any will do.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
-        in_transfer: What it is called in messages of the transfer that it is part of, and towards which of several
-            teachers it is.
+        in_transfer: What messages call it in the transfer that it is part of, and its one of several teachers.
     """
 
     Options: ClassVar[type[BaseModel]] = Options

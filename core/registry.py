@@ -24,6 +24,12 @@ PYTHON_PREFIX = "python:"
 """Begins the name by which a config calls an object that was made in Python."""
 
 
+_OF_A_MODULE = (
+    "in Python, contrastill.load_student(RUN, module=…) loads a trained student, which contrastill.linear_probe and "
+    "probe_networks([STUDENT], DATA) measure, and contrastill.export_student(RUN, FILE, module=…) exports it; "
+)
+
+
 class Registry(Mapping[str, T]):
     """Names of one kind of thing and what they stand for.
 
@@ -130,8 +136,9 @@ class Registry(Mapping[str, T]):
                 return self._temporary[name]
             raise UsageError(
                 f"{self.kind} {name.removeprefix(PYTHON_PREFIX)!r} was an object in Python, which no config can make: "
-                f"pass it to contrastill.distill again (a trained student to contrastill.load_student, as module=…), "
-                f"or register a {self.kind} of your own, as docs/guides/own.md shows"
+                + ("" if self.kind != "model" else _OF_A_MODULE)
+                + f"pass it to contrastill.distill again, or register a {self.kind} of your own, as "
+                "docs/guides/own.md shows"
             )
         self._discover()
         prefix, slash, rest = name.partition("/")

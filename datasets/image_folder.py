@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from ..core.registry import DATASETS, MODALITIES
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
+from .io.test_share import hash_fraction, nothing_left, tell_of_share
 from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,8 @@ class ImageFolder:
             return False
         folders = folders_in(root)
         if train := split_folders(root, "train"):
-            return bool(split_folders(root, "test")) and any(
-                _holds_images(where / name) for where in train for name in folders_in(where)
-            )
+            # Without a test split too: opened, it says how that has to be called.
+            return any(_holds_images(where / name) for where in train for name in folders_in(where))
         # A few say enough: a folder may have thousands.
         return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
 
@@ -163,9 +162,7 @@ class ImageFolder:
                 if missed
                 else "no image is held out for testing"
             )
-            raise UsageError(
-                f"{self.root}: with data.test_fraction={self.options.test_fraction} {short}; add images, or set another"
-            )
+            raise nothing_left(self.root, "images", self.options.test_fraction, short)
         return parts[split]
 
     def _images(self, where: Path, classes: list[str], *, complete: bool) -> list[tuple[str, int]]:
@@ -233,8 +230,10 @@ def test_folder(root: Path, train: Path) -> Path:
     """What lies beside the folder of the training split."""
     folder = split_folder(root, "test")
     if folder is None:
+        others = [name for name in folders_in(root) if name != train.name]
+        add = f"rename {others[0]} to test where it is that" if len(others) == 1 else "add one"
         raise UsageError(
-            f"{root} has a folder {train.name}, and none called test or val: add one, or hold out a part of "
+            f"{root} has a folder {train.name}, and none called test or val: {add}, or hold out a part of "
             f"{train.name} with data.path={train}"
         )
     return folder
@@ -320,21 +319,3 @@ def _is_loop(path: str) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     return next(walk(folder), None) is not None
-
-
-def tell_of_share(where: Path | str, count: int, total: int, what: str, fraction: float) -> None:
-    """Say that a test split is the ``count`` of ``total`` images, samples or rows that are held out."""
-    if 0 < count < total:
-        log.warning(
-            "%s has no test split: it is %d of the %d %s, by data.test_fraction=%g (1: an evaluation measures all)",
-            where,
-            count,
-            total,
-            what,
-            fraction,
-        )
-
-
-def hash_fraction(name: str) -> float:
-    """A number in [0, 1) that a path always has, whatever the machine."""
-    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=6).digest(), "big") / 2**48

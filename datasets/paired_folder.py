@@ -16,11 +16,9 @@ from .image_folder import (
     SPLITS,
     folders_in,
     has_splits,
-    hash_fraction,
     is_free,
     split_folder,
     split_folders,
-    tell_of_share,
     test_folder,
     walk,
 )
@@ -29,6 +27,7 @@ from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
 from .io.pairs import PairOptions, open_pairs
+from .io.test_share import hash_fraction, nothing_left, tell_of_share
 from .io.values import NO_LABEL, LabelRule
 from .io.view_options import FileOptions
 
@@ -154,8 +153,9 @@ class PairedFolder:
         if train is None:
             raise UsageError(f"{self.root} has no folder train: {_LAYOUT}")
         where = test_folder(self.root, train) if prepared and split == "test" else train
-        listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
-        stems = _partners(where, listed)
+        folders = self._folders(where)
+        listed = {name: _files(where / folder) for name, folder in folders.items()}
+        stems = _partners(where, listed, folders)
         if not prepared:
             total, fraction = len(stems), self.options.test_fraction
             stems = [stem for stem in stems if (hash_fraction(stem) < fraction) == (split == "test")]
@@ -163,9 +163,7 @@ class PairedFolder:
                 tell_of_share(self.root, len(stems), total, "samples", fraction)
             if not stems:
                 kind = "held out for testing" if split == "test" else "left to train on"
-                raise UsageError(
-                    f"{self.root}: with data.test_fraction={fraction} no sample is {kind}; add samples, or set another"
-                )
+                raise nothing_left(self.root, "samples", fraction, f"no sample is {kind}")
         limit = self.options.limit
         if limit is not None and limit < len(stems):
             stems = [stems[place * len(stems) // limit] for place in range(limit)]
@@ -232,7 +230,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
+def _partners(where: Path, listed: dict[str, dict[str, Path]], folders: dict[str, str]) -> list[str]:
     """The stems of the samples, sorted by path; raises where a modality lacks one."""
     everything = set().union(*listed.values())
     first, *others = listed
@@ -250,6 +248,7 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
             missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
             raise UsageError(
-                f"{unpaired} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
+                f"{unpaired} has no partner of {name}, {where / folders[name] / lacking}.*{more}: add it, or move the "
+                "former away"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

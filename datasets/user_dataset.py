@@ -77,9 +77,17 @@ class UserDataset:
         depth_unit: Unit | None = Field(
             None, description=f"of depth: {UNIT_HELP} m for floats, mm for 16 bits, relative for 8 bits"
         )
+        intrinsics: tuple[float, float, float, float] | None = Field(
+            None,
+            description="fx, fy, cx, cy of the camera in pixels of the frames that the dataset hands out, where it "
+            "neither crops nor mirrors them at random; null: not known",
+        )
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
         self._train, self._test = UserSamples(train), None if test is None else UserSamples(test)
+        parts = [self._train] if self._test is None else [self._train, self._test]
+        for note in dict.fromkeys(note for part in parts for note in part.notes):
+            log.warning("%s", note)
         warn_of_shared_samples(train, test)
 
     def __call__(self, options: Options) -> _OpenedDataset:
@@ -91,6 +99,23 @@ class _OpenedDataset:
         self._train, self._test, self._options = train, test, options
         self._parts = [train] if test is None else [train, test]
         self._vectors = self._label_vectors()
+        if options.intrinsics is not None:
+            self._check_frames()
+
+    def _check_frames(self) -> None:
+        """Refuse intrinsics of frames without depth, or of two sizes."""
+        sizes = [part.shapes["depth"][1:] for part in self._parts if "depth" in part.shapes]
+        if len(sizes) < len(self._parts):
+            raise UsageError(
+                f"data.intrinsics are of a camera of depth, and samples of {self._train.name} have none: leave them "
+                "out, or hand out depth"
+            )
+        if len({*sizes}) > 1:
+            (height, width), (rows, columns) = sizes
+            raise UsageError(
+                f"data.intrinsics are of frames of one size, and depth is {height}×{width} in training and "
+                f"{rows}×{columns} in the test: hand out one size"
+            )
 
     def _label_vectors(self) -> dict[str, Labels]:
         """Labels that hold a number for each class, by the name of the split; none where labels are classes."""
@@ -204,7 +229,7 @@ class UserSplit(ReadSplit):
                 samples.dataset, labelled=labelled, highest=samples.highest_label()
             )
         unit = options.depth_unit or samples.depth_unit
-        self.camera = None if unit is None else Camera(unit)
+        self.camera = None if unit is None else Camera(unit, options.intrinsics)
         self.kinds, self.labels = dict(samples.kinds), labels
         self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
         self._check_values()
@@ -227,14 +252,22 @@ class UserSplit(ReadSplit):
             check_vectors(name, torch.stack([images[name] for images in few]).numpy(), self.samples.name)
 
     def reader(self, seed: int) -> Dataset:
-        return _Rows(self.samples, self.labels, self.vectors, seed)
+        intrinsics = None if self.camera is None else self.camera.intrinsics
+        return _Rows(self.samples, self.labels, self.vectors, seed, intrinsics)
 
 
 class _Rows(Dataset):
     """Reads batches, in a worker or in the training's own process."""
 
-    def __init__(self, samples: UserSamples, labels: LabelRule, vectors: tuple[str, ...], seed: int) -> None:
-        self.samples, self.labels, self.vectors, self.seed = samples, labels, vectors, seed
+    def __init__(
+        self,
+        samples: UserSamples,
+        labels: LabelRule,
+        vectors: tuple[str, ...],
+        seed: int,
+        intrinsics: tuple[float, float, float, float] | None,
+    ) -> None:
+        self.samples, self.labels, self.vectors, self.seed, self.intrinsics = samples, labels, vectors, seed, intrinsics
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
         """Each modality (B, H, W, C) of a view of some rows."""
@@ -249,10 +282,13 @@ class _Rows(Dataset):
                 raise
             return Damaged(str(error))
         shapes = self.samples.shapes
-        return {
+        batch = {
             name: torch.stack([sample[name] for sample in read]) if read else torch.empty(0, *_last(shapes[name]))
             for name in shapes
         }
+        if self.intrinsics is not None:
+            batch["camera"] = torch.tensor([self.intrinsics] * len(read)).view(-1, 4)
+        return batch
 
     def _batch_sample(self, row: int, images: dict[str, Tensor]) -> dict[str, Tensor]:
         values_of = {}

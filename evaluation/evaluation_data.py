@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,8 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
         if opened is None or not isinstance(before := recorded.get(name), dict):
             continue
         try:
-            split = opened if same else open_split(own, name)
+            with _unlogged():
+                split = opened if same else open_split(own, name)
         except ContrastillError as error:
             return f"{location(own)} is not as it was when {run.path} was trained: {error}"
         facts = {} if split is None else _facts(split)
@@ -124,6 +127,20 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
                 f"{name} differ): what is measured on them is no number of the run's own data"
             )
     return ""
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Within it nothing below an error is logged: lines about data that are opened to be compared, such as how many
+    samples they hold out, would stand beside numbers that are measured on others.
+    """
+    logger = logging.getLogger(__name__.partition(".")[0])
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def training_samples(run: Run, own: DataConfig, now: DataConfig) -> str:

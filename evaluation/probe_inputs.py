@@ -22,12 +22,13 @@ from ..core.label_vectors import lacks_classes
 from ..core.plugins import import_plugins, imports_of
 from ..core.recognition import recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
-from ..core.representation import Network
+from ..core.representation import Network, Taps
 from ..core.run import Run, runs_beside
 from ..core.seeds import members
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
+from ..probe.inputs import as_network
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
@@ -86,13 +87,15 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
     """
     if isinstance(network, NetworkName):
         return network
+    if isinstance(network, nn.Module) and isinstance(getattr(network, "taps", None), Taps):  # of load_student
+        network = as_network(network)
     if isinstance(network, Network):
         model = type(network.module).__name__
         return NetworkName(model, entry=NetworkConfig(model=model, modality=network.modality), network=network)
     if isinstance(network, nn.Module):
         raise UsageError(
             f"{type(network).__name__} does not say how it reads images: wrap it in contrastill.Network(module, "
-            "taps=…, preprocess=…)"
+            "taps=…, preprocess=…), or pass a student of contrastill.load_student"
         )
     if not isinstance(network, (str, os.PathLike)):
         raise UsageError(f"networks holds {network!r}: pass runs, names of networks, or contrastill.Network objects")

@@ -61,6 +61,7 @@ class Correlation(Objective):
 
     takes_mixed = True
     least_samples = 2
+    fixed = frozenset({"kernel"})  # the embeddings are made for it
 
     def __init__(
         self, student_dim: Positive, teacher_dim: Positive, kernel: str = "adjacent", embed_dim: Positive = 128

@@ -57,7 +57,10 @@ class DIST(Objective):
         super().__init__()
         check_factors("DIST", beta=beta, gamma=gamma)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
-        self.least_samples = 2 if gamma else 1
+
+    @property
+    def least_samples(self) -> int:  # type: ignore[override]  # follows γ
+        return 2 if self.gamma else 1
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DIST:

@@ -86,6 +86,7 @@ class InfoNCE(Objective):
     needs = frozenset({"embedding"})
     # That of CRD, in whose place it stands.
     default_weight = 0.8
+    fixed = frozenset({"negatives_from"})  # the queue stores classes, or samples
 
     def __init__(
         self,

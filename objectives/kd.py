@@ -54,6 +54,7 @@ class KD(Objective):
     default_weight = 0.9
 
     takes_mixed = True
+    fixed = frozenset({"full_doubt"})  # ``prepare`` has read it
 
     def __init__(self, temperature: float = 4.0, standardize: bool = False, full_doubt: float = 0.0) -> None:
         super().__init__()

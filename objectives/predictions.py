@@ -67,9 +67,16 @@ def check_predictions(
             check_several(objective, role, channels[role])
             _check_kind(objective, role, spec)
     if teacher and channels["student"] != channels["teacher"]:
+        count = channels["student"]
+        first = (
+            f" (where its first one is the background, class_map=[{', '.join(map(str, range(1, min(count, 3) + 1)))}"
+            f"{', …' * (count > 3)}])"
+            if channels["teacher"] == count + 1
+            else ""
+        )
         raise UsageError(
             f"objective {objective} compares predictions, but the teacher has {channels['teacher']} channels and the "
-            f"student {channels['student']}: say with class_map which of the teacher's classes is which, or use an "
+            f"student {count}: say with class_map which of the teacher's classes is which{first}, or use an "
             "objective that reads maps, such as fitnet"
         )
 

@@ -52,6 +52,7 @@ class WTTM(Objective):
     default_weight = 1.0
 
     takes_mixed = True
+    fixed = frozenset({"full_doubt"})  # ``prepare`` has read it
 
     def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0) -> None:
         super().__init__()

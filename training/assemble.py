@@ -28,7 +28,7 @@ from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
 from .class_order import compares_classes
-from .data import check_modality, measure_statistics, open_loader, open_splits, training_loader
+from .data import check_modality, measure_statistics, open_loader, open_splits, split_notes, training_loader
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .mixing import check_mixing
@@ -104,6 +104,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
     transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
     transfer.remarks += unread_data_keys(config, data.split.modalities)
+    transfer.remarks += [] if dense else split_notes(data.splits, networks.student)
     transfer.remarks += networks.order.notes if compares_classes(config) else []
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)

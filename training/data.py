@@ -12,7 +12,9 @@ from ..core.config.schema import DataConfig, NetworkConfig, RunConfig, TrainConf
 from ..core.config.validation import of_another_kind
 from ..core.data import Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
+from ..core.label_vectors import several_classes
 from ..core.registry import DATASETS, MODALITIES
+from ..core.representation import Network
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
 from ..core.value_scale import note_once
@@ -148,3 +150,30 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
 def _missing(values: Tensor) -> float:
     """Share of the pixels of a batch of which a channel is NaN or infinite."""
     return 1 - float(values.isfinite().all(1).double().mean())
+
+
+def split_notes(splits: Mapping[str, Any], student: Network) -> list[str]:
+    """A line about each thing that the test split has otherwise than the training split.
+
+    Args:
+        splits: The opened splits; ``test`` is None where there is none.
+        student: Reads them.
+    """
+    train, test = splits["train"], splits.get("test")
+    if test is None:
+        return []
+    labelled, lines = [part.targets is not None or several_classes(part) for part in (train, test)], []
+    if labelled == [True, False]:
+        lines.append("the test split has no labels, and the training split has: no accuracy is measured")
+    if labelled == [False, True]:
+        lines.append("the training split has no labels, and the test split has: nothing learns from labels")
+    modality = student.modality
+    if modality not in train.modalities and modality in MODALITIES:
+        modality = MODALITIES[modality].of
+    ours, theirs = (tuple(part.modalities.get(modality, ())[1:]) for part in (train, test))
+    if ours and theirs and ours != theirs and student.preprocess.resolution is None:
+        lines.append(
+            f"{modality} is {ours[0]}×{ours[1]} in the training split and {theirs[0]}×{theirs[1]} in the test split, "
+            "so the student is tested at another size than it trains on: bring both to one size where that is not meant"
+        )
+    return lines

@@ -236,7 +236,11 @@ def build(
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
-        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with {where}")
+        name = short_name(config.model)
+        raise UsageError(
+            f"the training data has no classes for whole samples: say how long the logits of {name} are with {where}, "
+            "or of label maps take a network that answers for each position, such as unet/resnet20"
+        )
     measured = (statistics or {}).get(config.modality)
     network = build_network(
         config.model,

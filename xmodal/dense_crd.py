@@ -139,6 +139,7 @@ class DenseCRD(Objective):
 
     needs = frozenset({"maps", "embedding"})
     label: Tensor | None
+    fixed = frozenset({"pairing", "embed_dim", "positions", "grids", "criterion", "num_rows", "negatives_from"})
 
     def __init__(
         self,
@@ -183,6 +184,7 @@ class DenseCRD(Objective):
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
         self.criterion, self.num_rows, self.anchor_weight, self.grids = criterion, num_rows, anchor_weight, grids
+        self.fixed = self.fixed if anchor_weight else self.fixed | {"anchor_weight"}  # its maps are not there
         self.needs = frozenset({"maps"} if pairing == "local_local" else {"maps", "embedding"})
         embedding = PROJECTORS[projector]
 
@@ -234,12 +236,8 @@ class DenseCRD(Objective):
                 options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             )
             grids = [common_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
-            extra = {
-                "grids": grids,
-                "num_samples": setting.num_samples,
-                "targets": setting.targets,
-                "seed": setting.seed,
-            }
+            extra = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets}
+            extra["seed"] = setting.seed
         # Of places alone no embedding is read.
         embeddings = None if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
         return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)

@@ -66,6 +66,11 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
             f"modality {name} is not in this data, which has {', '.join(modalities)}: read one of "
             f"{', '.join(available(modalities, camera))}, or call what is {name} so, in your samples or by "
             f"data.folders or data.fields={{{name}: …}}"
+            + (
+                ""
+                if {*modalities} & {*SOURCES, *MODALITIES}
+                else "; where these are classes, set data.name=image_folder"
+            )
         )
     if name not in MODALITIES:
         derived = [other for other in available(modalities, camera) if other not in modalities]

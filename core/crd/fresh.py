@@ -16,6 +16,7 @@ from ..deferred import DeferredState
 from ..distributed import AllGather, Capacity, all_gather, rank, world_size
 from ..errors import UsageError
 from .criterion import widened
+from .critic_settings import CriticSettings
 from .embedding import Embedding
 from .memory_bank import check_index
 from .negatives import Groups
@@ -27,7 +28,6 @@ from .options import (
     as_targets,
     check_choices,
     count_samples,
-    critic_bias,
     negatives_origin,
 )
 from .sharding import Shard
@@ -42,7 +42,7 @@ _FAR_BELOW = -1e30
 
 
 @checked
-class FreshCRDLoss(DeferredState):
+class FreshCRDLoss(CriticSettings, DeferredState):
     """Contrast of a student with its teachers in which no row is stale: −log of the share that the own pair has among K
     rows of the teacher, and the reverse in the batch.
 
@@ -87,8 +87,7 @@ class FreshCRDLoss(DeferredState):
         seed: Of every draw.
 
     Attributes:
-        embed_student: g_S.
-        embed_teacher: g_T of each teacher.
+        embed_student, embed_teacher: g_S, and g_T of each teacher.
         rows: The :class:`~contrastill.core.crd.teacher_rows.TeacherRows` of each teacher.
         logs: Of the last call, detached and on the device: ``mi_bound_student``, log(1 + K) − ℓ, and
             ``mi_bound_teacher``, log of the batch's candidates − ℓ: lower bounds of the mutual information with
@@ -115,6 +114,8 @@ class FreshCRDLoss(DeferredState):
     """
 
     label: Tensor | None
+    # The stored rows and what is learned are made from these.
+    fixed = frozenset({"num_samples", "embed_dim", "num_negatives", "negatives_from", "criterion"})
 
     def __init__(
         self,
@@ -148,8 +149,6 @@ class FreshCRDLoss(DeferredState):
             row_dtype=(row_dtype, DTYPES),
             row_memory=(row_memory, MEMORIES),
         )
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"temperature must be above 0 and finite, not {temperature}")
         if row_variance is not None and not 0 < row_variance <= 1:
             raise UsageError(f"row_variance is a share of the variance, in (0, 1], not {row_variance}")
         targets = as_targets(targets)
@@ -168,13 +167,8 @@ class FreshCRDLoss(DeferredState):
                 )
             embed_dim = teacher_dims[0]
         self.embed_dim, self.num_negatives = embed_dim, min(num_negatives, self.num_samples)
-        self.temperature, self.criterion, self.student_rows, self.row_gradient = (
-            float(temperature),
-            criterion,
-            student_rows,
-            row_gradient,
-        )
-        self.bias = critic_bias(bias, self.num_negatives, self.num_samples, embed_dim, self.temperature)
+        self.criterion, self.student_rows, self.row_gradient = criterion, student_rows, row_gradient
+        self.set_critic(temperature, bias)
         self.embed_student = Embedding(student_dim, embed_dim)
         self.embed_teacher: Sequence[TeacherMap] = nn.ModuleList(  # type: ignore[assignment]
             TeacherMap(dim, embed_dim, kind=teacher_map, row_variance=row_variance) for dim in teacher_dims
@@ -198,6 +192,12 @@ class FreshCRDLoss(DeferredState):
         )
         self._capacity = Capacity()
         self.logs: dict[str, Tensor] = {}
+        self.note_built()
+
+    def _check_set(self, name: str, value: Any) -> None:
+        if self.criterion == "sigmoid" and name in ("temperature", "bias"):
+            raise UsageError(f"criterion='sigmoid' learns its {name}: set log_scale, log 1/τ, or offset, −b, instead")
+        super()._check_set(name, value)
 
     def prepare(self, number: int, sample: Tensor, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
         """Before the first step: centre a teacher's embeddings, give them deviation 1, and fill its rows; what is not

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from ..deferred import DeferredUpdates
 from ..distributed import rank, world_size
 from ..errors import UsageError
 from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
+from .critic_settings import BankSettings
 from .embedding import Embedding
 from .memory_bank import MemoryBank, check_index
 from .negative_sums import explicit_negative_sums
@@ -32,7 +32,6 @@ from .options import (
     check_choices,
     choose_negatives,
     count_samples,
-    critic_bias,
     negatives_origin,
 )
 from .sharding import Alone, Shard, Together
@@ -42,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @checked
-class CRDLoss(DeferredUpdates):
+class CRDLoss(BankSettings, DeferredUpdates):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
 
     Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the
@@ -89,7 +88,8 @@ class CRDLoss(DeferredUpdates):
             is a fixed :class:`~contrastill.core.crd.teacher_map.TeacherMap` with ``teacher_map="whitened"``.
         bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order; ``bank.visits``, (M,), where they
             are counted.
-        bias: b as a float.
+        temperature, bias, bank_momentum: May be set at any step; ``bias``, b as a float, follows the temperature where
+            it is worked out from it.
         negatives: The rule in use; ``negatives_reason`` says in one line which and why.
         logs: Of the last call, detached and on the device: ``mi_bound_student`` and ``mi_bound_teacher``, log K − (loss
             of one side), which bound the mutual information from below (often below zero); ``score_student`` and
@@ -147,18 +147,9 @@ class CRDLoss(DeferredUpdates):
         )
         targets = as_targets(targets)
         num_samples, origin = count_samples(targets, num_samples), negatives_origin(negatives_from, targets)
-        if bank_momentum != "visits" and (isinstance(bank_momentum, str) or not 0 <= bank_momentum < 1):
-            raise UsageError(
-                f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}"
-            )
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"temperature must be above 0 and finite, not {temperature}")
         self.num_samples, self.embed_dim = num_samples, embed_dim
-        self.temperature, self.bank_momentum, self.seed = (
-            float(temperature),
-            bank_momentum if bank_momentum == "visits" else float(bank_momentum),
-            int(seed),
-        )
+        self._of_bank: dict[str, Any] = {"count_visits": bank_momentum == "visits"}
+        self.bank_momentum = bank_momentum
         self.bank_init, self.teacher_map = bank_init, teacher_map
         self.negatives_from = origin
         self.embed_student = Embedding(student_dim, embed_dim)
@@ -173,28 +164,19 @@ class CRDLoss(DeferredUpdates):
             log.info("CRD negatives %s", self.negatives_reason)
         rule = SAMPLERS[self.negatives]
         shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
-        self.rule = rule(groups, num_negatives, self.seed, shard)
-        self.num_negatives = self.rule.num_negatives
-        self._of_bank: dict[str, Any] = {
+        self.rule = rule(groups, num_negatives, int(seed), shard)
+        self.set_critic(temperature, bias)
+        self._of_bank |= {
             "seed": self.seed,
             "shard": shard,
             "dtype": DTYPES[bank_dtype],
             "on_host": bank_memory == "host",
-            "count_visits": bank_momentum == "visits",
         }
         self.bank = self._new_bank(rule.order(groups, self.seed), ("student", "teacher"))
-        self.bias = critic_bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
-        ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
-        if ceiling < 0.5:
-            warnings.warn(
-                f"with temperature {temperature:g} and bias {self.bias:.3g} the positive's probability cannot "
-                f"pass {ceiling:.2g}: "
-                "lower the temperature, or use bias='paper'",
-                stacklevel=2,
-            )
         self.draws, self._drew = 0, False
         self._workspace = Workspace()
         self.logs: dict[str, Tensor] = {}
+        self.note_built()
 
     def prepare(self, samples: Sequence[Tensor] = (), batches: Sequence[Iterable[tuple[Tensor, Tensor]]] = ()) -> None:
         """Before the first step: measure the teacher's fixed map, and begin the rows as its outputs; what the options
@@ -330,7 +312,7 @@ class CRDLoss(DeferredUpdates):
                 f"this state is of seed={seed}, whose windows of rows are others than those of seed={self.seed}: build "
                 f"the loss with seed={seed}"
             )
-        self.seed, self.draws, self.rule.seed = seed, draws, seed
+        self.draws, self.rule.seed = draws, seed
 
 
 @torch.no_grad()

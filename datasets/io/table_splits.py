@@ -12,12 +12,13 @@ from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
 from ...core.label_vectors import Labels, check_one_form, read_label_vectors
-from ..image_folder import SPLITS, hash_fraction, tell_of_share
+from ..image_folder import SPLITS
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
 from .pairs import PairOptions, open_pairs
 from .table_columns import is_array, label_column, modality_columns, way_from_floats
 from .table_labels import TableLabels, check_labelled
+from .test_share import hash_fraction, nothing_left, tell_of_share
 from .values import RGB, LabelRule, warn_of_gaps
 
 log = logging.getLogger(__name__)
@@ -236,9 +237,7 @@ class TableSplits:
             if missed is not None and len(missed):
                 name = labels.names[missed[0]] if labels is not None and labels.names else missed[0]
                 short = f"no row of the class {name} is left to train on"
-            raise UsageError(
-                f"{self.where}: with data.test_fraction={self.fraction:g} {short}; add rows, or set another"
-            )
+            raise nothing_left(self.where, "rows", self.fraction, short)
         return rows[held_out if split == "test" else ~held_out]
 
     def _is_square(self) -> bool:

@@ -4,7 +4,6 @@ at random.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +28,6 @@ from .user_pictures import check_as_first, is_deep, kind_of, pixels
 from .value_range import ValueRange
 from .values import RGB
 
-log = logging.getLogger(__name__)
-
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
 _SAMPLES_READ = 8
@@ -47,6 +44,7 @@ class UserSamples:
     Attributes:
         shapes: Modality -> shape (C, H, W).
         kinds: Modality -> the kind of numbers that it comes in.
+        notes: What is worth a line of the log.
         targets: int64 (N,), or None where there are no labels of one class each.
         label_rows: (N, C) as the samples have them, where a label is a number for each class; else None.
         classes: Their names, where the dataset has ``classes``.
@@ -57,6 +55,7 @@ class UserSamples:
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
         self._relabelled = False  # labels are not those of the list, as after a target_transform
+        self.notes: list[str] = []
         self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
@@ -76,21 +75,17 @@ class UserSamples:
             images, kinds, label = self._converted(0, fields)
         numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
         if label is None and numbers:
-            log.warning(
-                "samples of %s have no target or label, so they are unlabelled: what is called %s is not read; "
-                "call it target",
-                self.name,
-                " and ".join(numbers),
+            self.notes.append(
+                f"samples of {self.name} have no target or label, so they are unlabelled: what is called "
+                f"{' and '.join(numbers)} is not read; call it target"
             )
         if isinstance(sample, (tuple, list)) and len(sample) > 2:
-            log.warning(
-                "samples of %s have %d entries, and the first two are read, as the image and its label: return a dict "
-                "to name further modalities",
-                self.name,
-                len(sample),
+            self.notes.append(
+                f"samples of {self.name} have {len(sample)} entries, and the first two are read, as the image and its "
+                "label: return a dict to name further modalities"
             )
         if is_deep(fields.get(RGB)):
-            log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
+            self.notes.append(f"{self.name} returns rgb of 16 bits, which is scaled so that 65535 becomes 255")
         if not images:
             kinds_of = ", ".join(f"{name} a {type(value).__name__}" for name, value in fields.items())
             way = " (dataset.with_format('numpy') makes arrays of lists)" if hasattr(dataset, "with_format") else ""
@@ -111,10 +106,9 @@ class UserSamples:
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
         self.classes = None if label is None else self._names_of(self._num_classes())
         if self.classes is not None and self._relabelled:
-            log.warning(
-                "%s lists other labels than its samples have, so its names of classes are not used: give "
-                "the names of the labels as they are handed out",
-                self.name,
+            self.notes.append(
+                f"{self.name} lists other labels than its samples have, so its names of classes are not used: give "
+                "the names of the labels as they are handed out"
             )
             self.classes = None
 
@@ -131,8 +125,8 @@ class UserSamples:
         exactly = self.label_rows is not None
         if names is not None and (len(names) < count or (exactly and len(names) > count)):
             labels = f"labels are of {count} classes" if exactly else f"labels go to {count - 1}"
-            log.warning(
-                "%s.classes has %d names, and %s: its classes have no names here", self.name, len(names), labels
+            self.notes.append(
+                f"{self.name}.classes has {len(names)} names, and {labels}: its classes have no names here"
             )
             return None
         return names

@@ -266,6 +266,13 @@ def warn_of_gaps(targets: np.ndarray | Tensor, where: object, key: object = None
     if missing:
         # The highest label may be far beyond the number of samples: the first gaps are looked for, and no more.
         known = {*numbers.tolist()}
+        if missing == 1 and 0 not in known:
+            warn_once(
+                f"{where}: the classes of the training samples are 1 … {count - 1}, and the network has an output for "
+                "class 0 too, which no sample is of: subtract 1 from the labels, as classes count from 0",
+                key,
+            )
+            return
         first = islice((number for number in range(count) if number not in known), 3)
         shown = ", ".join(map(str, first)) + (f" and {missing - 3} more" if missing > 3 else "")
         warn_once(

@@ -210,6 +210,15 @@ def test_a_network_traced_with_one_size_is_exported_for_it(tmp_path):
     assert made.takes.dims == ["batch", 3, 24, 32] and made.sizes == ((24, 32),) and made.difference <= 1e-4
 
 
+def test_torch_names_the_way_out_where_its_program_takes_no_smaller_images(tmp_path):
+    saved("fpn/timm/resnet18", tmp_path)
+    file = tmp_path / "student.pt2"
+    with pytest.raises(ContrastillError, match=r"not take those of 32×48, which .*\(--size\), or as ONNX") as refused:
+        export_student(tmp_path, file, format="torch", images=torch.rand(2, 3, 64, 64))
+    assert "Guard" not in str(refused.value) and not file.exists()
+    assert export_student(tmp_path, file, format="torch", size=64).difference < 1e-4
+
+
 def test_an_answer_that_differs_at_another_size_leaves_nothing(tmp_path, monkeypatch):
     saved("test_of_a_dict", tmp_path)
     student, original = contrastill.load_student(tmp_path), exporting.answering

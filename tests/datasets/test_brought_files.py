@@ -58,10 +58,12 @@ def test_attributes_that_change_nothing_are_none_of_our_business(packed, field, 
 
 def test_classes_without_samples_are_named(packed, caplog):
     packed(lambda file: None, {split: np.arange(8) % 4 + 1 for split in ("train", "test")}).open("train")
-    assert "no training sample is of class 0, so the network has outputs for no class" in caplog.text
+    assert "the classes of the training samples are 1 … 4, and the network has an output for class 0 too" in caplog.text
     caplog.clear()
     packed(lambda file: None).open("train")
-    assert "no training sample" not in caplog.text
+    assert "training sample" not in caplog.text
+    packed(lambda file: None, {split: np.arange(8) % 2 * 3 for split in ("train", "test")}).open("train")
+    assert "no training sample is of class 1, 2, so the network has outputs for no class" in caplog.text
 
 
 def test_a_class_of_the_test_split_alone_is_refused(packed):

@@ -391,7 +391,7 @@ def test_holding_out_a_part(tmp_path, caplog):
             _save(tmp_path / name / f"{k}.png", 2, 3)
     whole = _data(tmp_path, test_fraction=1)
     assert whole.open("test").num_samples == 80 and not caplog.text
-    with pytest.raises(UsageError, match="no image of cat is left to train on"):
+    with pytest.raises(UsageError, match="data.test_fraction=1 is for evaluations, as it leaves no images to train on"):
         whole.open("train")
     held_out = _data(tmp_path, test_fraction=0.25).open("test").num_samples
     assert f"{tmp_path} has no test split: it is {held_out} of the 80 images, by data.test_fraction=0.25" in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import contrastill
 from contrastill.cli.main import main
@@ -132,7 +133,7 @@ def test_probes_of_networks_in_memory(runs, four_classes):
     assert names[0] == str(student.out) and len(set(names)) == 3 and not report.written
     assert contrastill.measure_cost(networks[:1], size=16, rounds=1).rows[0].cost.parameters == 77_652
     with pytest.raises(ValueError, match=r"wrap it in contrastill.Network"):
-        contrastill.probe_networks([networks[0].module], [four_classes], progress=False)
+        contrastill.probe_networks([torch.nn.Flatten()], [four_classes], progress=False)
 
 
 def test_diversity_and_figure(runs, tmp_path, capsys):

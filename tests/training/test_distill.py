@@ -234,11 +234,33 @@ def test_own_networks_and_datasets(own):
 def test_a_run_of_objects_says_so_to_the_command(own, capsys):
     assert main(["train", str(own.paths.config)]) == 2
     assert (
-        "Tiny' was an object in Python, which no config can make: pass it to contrastill.distill again"
+        "Tiny' was an object in Python, which no config can make: in Python, contrastill.load_student(RUN, module="
         in capsys.readouterr().err
     )
-    with pytest.raises(UsageError, match=r"Tiny' was an object in Python.*as module="):
+    with pytest.raises(UsageError, match=r"Tiny' was an object in Python.*module=…"):
         contrastill.load_student(own.out)
+
+
+def test_what_the_message_names_for_a_run_of_objects_works(own, four_classes, tmp_path):
+    for refused in (
+        lambda: contrastill.evaluate_runs(own.out),
+        lambda: contrastill.probe_networks(str(own.out), str(four_classes)),
+        lambda: contrastill.export_run(own.out),
+        lambda: contrastill.export_student(own.out, tmp_path / "student.pt2", format="torch"),
+    ):
+        with pytest.raises(
+            UsageError, match=r"load_student\(RUN, module=…\).*linear_probe.*export_student\(RUN, FILE, mo"
+        ):
+            refused()
+    run = contrastill.distill(None, small_net(), small_data(), out=tmp_path / "run", **SHORT)
+    student = contrastill.load_student(run.out, module=small_net())
+    assert 0 <= contrastill.linear_probe(student, *small_data()).top1 <= 100
+    report = contrastill.probe_networks([student], str(four_classes), progress=False)
+    assert len(report.rows) == 1
+    for path, module in ((own.out, Tiny()), (run.out, small_net())):
+        file = tmp_path / f"{type(module).__name__}.pt2"
+        export = contrastill.export_student(path, file, module=module, format="torch", size=16)
+        assert export.difference <= 1e-4 and file.is_file()
 
 
 def test_views_are_functions_of_seed_view_and_index_with_any_workers(own, tmp_path):

@@ -117,14 +117,11 @@ def test_a_list_of_something_else_is_no_list_of_labels(listed):
     assert UserSamples(Labelled(NUMBERS, targets=np.array(NUMBERS, ">i8"))).listed == "targets"
 
 
-def test_further_entries_of_a_tuple_are_named(caplog):
-    with caplog.at_level(logging.WARNING):
-        UserSamples(TensorDataset(IMAGES, torch.tensor(NUMBERS), torch.arange(N)))
-    assert "samples of TensorDataset have 3 entries, and the first two are read" in caplog.text
-    caplog.clear()
-    UserSamples(TensorDataset(IMAGES, torch.tensor(NUMBERS)))
-    UserSamples(TensorDataset(IMAGES))
-    assert not caplog.text
+def test_further_entries_of_a_tuple_are_named():
+    (note,) = UserSamples(TensorDataset(IMAGES, torch.tensor(NUMBERS), torch.arange(N))).notes
+    assert "samples of TensorDataset have 3 entries, and the first two are read" in note
+    assert not UserSamples(TensorDataset(IMAGES, torch.tensor(NUMBERS))).notes
+    assert not UserSamples(TensorDataset(IMAGES)).notes
 
 
 def test_a_sample_without_an_image_shows_what_it_has():

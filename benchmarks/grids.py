@@ -162,7 +162,7 @@ _BESIDE = {
     "contrast_1.6": ("fresh_crd={weight: 1.6}",),
     "contrast_1.6_wttm": ("fresh_crd={weight: 1.6}", "wttm={weight: 1}"),
     "contrast_2.4_wttm": ("fresh_crd={weight: 2.4}", "wttm={weight: 1}"),
-    "contrast_wttm_0.1": (WHITENED, "wttm={weight: 0.1}"),
+    **{f"contrast_wttm_{weight}": (WHITENED, f"wttm={{weight: {weight}}}") for weight in (0.1, 0.3)},
     "contrast_ttm": (WHITENED, "wttm={weight: 1, weighted: false}"),
     **{f"contrast_{name}": (WHITENED, f"{name}={{weight: 1}}") for name in ("kd", "dist", "dkd")},
 }
@@ -171,6 +171,15 @@ GRIDS["contrast_15_beside"] = {
     "cells": {
         **GRIDS["contrast_15_cosine"]["cells"],
         **{name: beside_labels(4, tuple(EPOCHS_15), objectives, 3) for name, objectives in _BESIDE.items()},
+    },
+}
+
+GRIDS["contrast_6_beside"] = {
+    "schedule": COSINE,
+    "cells": {
+        "teacher": GRIDS["contrast_15_cosine"]["cells"]["teacher"],
+        **{cell: contrasts(3, *EPOCHS_6)[cell] for cell in ("whitened", "whitened_wttm")},
+        **{name: beside_labels(3, tuple(EPOCHS_6), objectives, 3) for name, objectives in _BESIDE.items()},
     },
 }
 

@@ -183,6 +183,22 @@ GRIDS["contrast_6_beside"] = {
     },
 }
 
+# Fewer images: as many epochs of a quarter of them, and as many samples.
+GRIDS["contrast_quarter"] = {
+    "schedule": [*COSINE, "data.limit=5000"],
+    "cells": {
+        f"{cell}_{epochs}": beside_labels(
+            4, (f"train.epochs={epochs}", f"train.evaluate_every={epochs}"), objectives, 3
+        )
+        for epochs in (15, 40)
+        for cell, objectives in (
+            ("whitened", (WHITENED,)),
+            ("whitened_wttm", (WHITENED, "wttm={weight: 1}")),
+            ("whitened_ttm", (WHITENED, "wttm={weight: 1, weighted: false}")),
+        )
+    },
+}
+
 # Students whose representations are probed elsewhere: transferability.py --grid contrast_probe.
 _TEN = contrasts(4, *EPOCHS_10)
 GRIDS["contrast_probe"] = {

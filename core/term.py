@@ -215,13 +215,11 @@ class Term(nn.Module):
         return self.initial_epochs > 0 if stage == "initial" else not self.only_initial
 
     def notes(self) -> str:
-        """What its objectives decided before the training, with the teacher's number where there are several."""
-        several = len(self.objectives) > 1
-        return "; ".join(
-            f"teacher {number}: {one.note}" if several else str(one.note)
-            for number, one in enumerate(self.objectives)
-            if one.note
-        )
+        """What its objectives decided before the training, with the teacher's number where they differ."""
+        notes = [str(one.note) for one in self.objectives]
+        if len({*notes}) == 1:
+            return notes[0]
+        return "; ".join(f"teacher {number}: {note}" for number, note in enumerate(notes) if note)
 
     def logs(self) -> dict[str, Tensor]:
         """What objectives and rule report, the teacher's number in the name where there are several."""

@@ -20,7 +20,7 @@ from ..core.registry import DATASETS, MODALITIES
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
-from .io.test_share import hash_fraction, nothing_left, tell_of_share
+from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from .io.array_files import SUFFIXES
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
+from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .io.pairs import PairOptions, open_pairs
-from .io.test_share import hash_fraction, nothing_left, tell_of_share
 from .io.values import NO_LABEL, LabelRule
 from .io.view_options import FileOptions
 

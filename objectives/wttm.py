@@ -57,9 +57,15 @@ class WTTM(Objective):
     def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0) -> None:
         super().__init__()
         self.temperature, self.weighted, self.full_doubt, self.scale = temperature, weighted, full_doubt, 1.0
+        self.note = self._alike
+
+    @property
+    def _alike(self) -> str:
+        return "" if self.weighted else "each sample alike"
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        self.scale, self.note = doubt_scale(teachers, self.full_doubt)
+        self.scale, note = doubt_scale(teachers, self.full_doubt)
+        self.note = ", ".join(filter(None, (note, self._alike)))
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> WTTM:

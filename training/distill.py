@@ -174,7 +174,7 @@ def distill(
         elif answers_for_positions(learner["model"]):
             chosen = default_dense_objectives(each, learner, splits["train"])
         else:
-            chosen = default_objectives(each, splits["train"])
+            chosen = default_objectives(each, splits["train"], train["epochs"])
         tree = {
             "out": str(out),
             "seed": seed,

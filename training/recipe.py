@@ -30,23 +30,28 @@ WARMUP = 0.05
 KEPT_SAMPLES = 500_000
 # Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
 FULL_DOUBT = 0.02
+# Samples that a training shows, epochs times M, beyond which the matching of logits counts each sample alike. In fewer,
+# the weights of WTTM, which make it outweigh the rest where the teacher is unsure, gain up to 7 points; in more they
+# keep a student from getting ahead of its teacher.
+WEIGHTED_SAMPLES = 200_000
 
 
 # Optimisers whose steps are as long as the gradient.
 _SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
 
 
-def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
+def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any, epochs: int | None = None) -> dict[str, Any]:
     """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
     where every teacher answers with the data's classes. Where labels mark any number of classes, binary cross-entropy
     and matching class by class.
 
     Weights were decided by the grids of docs/results.md. The term on logits counts less where the teacher has memorised
-    its training images (``full_doubt``).
+    its training images (``full_doubt``), and each sample alike in all but short trainings (``weighted``).
 
     Args:
         teachers: Their entries in a config.
         split: The training split.
+        epochs: Their number where it is set.
 
     Raises:
         UsageError: There is neither a teacher nor a label.
@@ -75,7 +80,9 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
             chosen["fresh_crd"]["negatives_from"] = "other_sample"
         if labelled and all(_answers(teacher, split) for teacher in teachers):
             matching: dict[str, Any] = {"weight": round(1.0 / len(teachers), 4)}
-            chosen |= {"binary_kd": matching} if several else {"wttm": {**matching, "full_doubt": FULL_DOUBT}}
+            shown = split.num_samples * (epochs or default_epochs(split.num_samples))
+            alike = {"weighted": False} if shown > WEIGHTED_SAMPLES else {}
+            chosen |= {"binary_kd": matching} if several else {"wttm": {**matching, **alike, "full_doubt": FULL_DOUBT}}
     return chosen
 
 

@@ -15,10 +15,10 @@ from ...core.label_vectors import Labels, check_one_form, read_label_vectors
 from ..image_folder import SPLITS
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
+from .kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .pairs import PairOptions, open_pairs
 from .table_columns import is_array, label_column, modality_columns, way_from_floats
 from .table_labels import TableLabels, check_labelled
-from .test_share import hash_fraction, nothing_left, tell_of_share
 from .values import RGB, LabelRule, warn_of_gaps
 
 log = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from contrastill.training.assemble import assemble
 from contrastill.training.recipe import default_objectives, default_training
 from contrastill.training.schedule import default_epochs, learning_rate
 
-LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None)
-UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None)
+LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None, num_samples=8)
+UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None, num_samples=8)
 ONE_CLASS = SimpleNamespace(targets=torch.zeros(8, dtype=torch.int64), num_classes=1, classes=["all"])
 UNKNOWN = {"model": "resnet20"}
 OWN, OTHER = UNKNOWN | {"num_classes": 4}, UNKNOWN | {"num_classes": 1000}
@@ -56,6 +56,23 @@ def test_objectives_follow_from_labels_and_classes(teachers, split, weights):
     chosen = default_objectives(teachers, split)
     assert {name: entry["weight"] for name, entry in chosen.items()} == weights
     assert {name for name, entry in chosen.items() if entry.get("full_doubt")} == {"wttm"} & set(weights)
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "weighted"),
+    [
+        (20_000, 6, True),
+        (20_000, 10, True),
+        (20_000, 11, False),
+        (5_000, 40, True),
+        (20_000, None, False),
+        (8, None, True),
+    ],
+)
+def test_samples_count_alike_in_the_matching_of_long_trainings(samples, epochs, weighted):
+    """Long by the samples that are shown: of few images many epochs are short."""
+    split = SimpleNamespace(**{**vars(LABELLED), "num_samples": samples})
+    assert default_objectives([OWN], split, epochs)["wttm"].get("weighted", True) is weighted
 
 
 def test_nothing_to_learn_from_is_refused():
@@ -99,11 +116,12 @@ def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
         *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x")),
     ]
     config = load_config(name, overrides)
-    objectives = default_objectives([OWN] * count, LABELLED)
+    objectives = default_objectives([OWN] * count, SimpleNamespace(**{**vars(LABELLED), "num_samples": 50_000}))
     assert {name: entry.weight for name, entry in config.objectives.items()} == {
         name: entry["weight"] for name, entry in objectives.items()
     }
-    assert config.objectives["wttm"].options()["full_doubt"] == objectives["wttm"]["full_doubt"]
+    for option in ("full_doubt", "weighted"):
+        assert config.objectives["wttm"].options()[option] == objectives["wttm"][option]
     training = default_training(50_000, config.train.batch_size, teachers=count)
     assert {key: getattr(config.train, key) for key in training} == training
 
@@ -282,6 +300,15 @@ class Memory(nn.Module):
 
     def forward(self, x):
         return self.fc(self.features(x))
+
+
+def test_the_line_at_the_start_names_a_long_training_s_matching(tmp_path, capsys, monkeypatch):
+    from contrastill.training import recipe
+
+    monkeypatch.setattr(recipe, "WEIGHTED_SAMPLES", 31)
+    result = contrastill.distill([network(8), network(8, 1)], network(6), images(), out=tmp_path / "x", epochs=1)
+    assert " + wttm 0.5 (each sample alike): 1 epoch" in start_lines(capsys.readouterr().err)[0]
+    assert result.config.objectives["wttm"].options()["weighted"] is False
 
 
 def test_of_a_teacher_that_has_memorised_its_images_logits_count_less(tmp_path, capsys):

@@ -185,17 +185,20 @@ GRIDS["contrast_6_beside"] = {
 
 # Fewer images: as many epochs of a quarter of them, and as many samples.
 GRIDS["contrast_quarter"] = {
-    "schedule": [*COSINE, "data.limit=5000"],
+    "schedule": COSINE,
     "cells": {
-        f"{cell}_{epochs}": beside_labels(
-            4, (f"train.epochs={epochs}", f"train.evaluate_every={epochs}"), objectives, 3
-        )
-        for epochs in (15, 40)
-        for cell, objectives in (
-            ("whitened", (WHITENED,)),
-            ("whitened_wttm", (WHITENED, "wttm={weight: 1}")),
-            ("whitened_ttm", (WHITENED, "wttm={weight: 1, weighted: false}")),
-        )
+        "teacher": GRIDS["contrast_15_cosine"]["cells"]["teacher"],
+        **{
+            f"{cell}_{epochs}": beside_labels(
+                4, (f"train.epochs={epochs}", f"train.evaluate_every={epochs}", "data.limit=5000"), objectives, 1
+            )
+            for epochs in (15, 40)
+            for cell, objectives in (
+                ("whitened", (WHITENED,)),
+                ("whitened_wttm", (WHITENED, "wttm={weight: 1}")),
+                ("whitened_ttm", (WHITENED, "wttm={weight: 1, weighted: false}")),
+            )
+        },
     },
 }
 

@@ -29,6 +29,7 @@ from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
 from ..probe.inputs import as_network
+from ..training.modality_scale import trained_modality
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
@@ -126,7 +127,9 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
         raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {hint}") from error
     if weights not in ("", PRETRAINED):
         find_weights(weights)
-    return NetworkName(text, entry=NetworkConfig(model=model, weights=weights or None))
+    entry = NetworkConfig(model=model, weights=weights or None)
+    # No key says what it reads: what it was trained on.
+    return NetworkName(text, entry=entry.model_copy(update={"modality": trained_modality(entry)}))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.data import Split
 from ..core.errors import UsageError
 from ..core.preprocess import Preprocess
-from ..core.registry import OBJECTIVES, PRETRAINED, PYTHON_PREFIX, short_name
+from ..core.registry import OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.representation import Network
 from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
@@ -225,13 +225,13 @@ def build(
         key: Of its section, as ``teachers.0``, for messages.
 
     Raises:
-        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
-            modality than rgb, which it is to read.
+        UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
+            trained on another modality than the one that it is to read.
     """
     if student and config.class_map is not None:
         raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
-    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
-        check_trained_modality(config)
+    if config.mean is None:
+        check_trained_modality(config, key, learns=student)
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):

@@ -18,7 +18,7 @@ from ..core.representation import Network
 from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
-from ..models.build import build_network
+from ..models.build import build_network, record_shape
 from .class_order import ClassOrder, compares_classes, order_classes
 from .data import measure_statistics
 from .modality_scale import check_trained_modality, trained_scale
@@ -146,6 +146,7 @@ def compare_scales(
             check_other_data(network, entry.model, split, measured, chosen=True, trained=trained_scale(entry))
         if network is networks.student or entry.mean is not None:
             network.preprocess = _of_data(network, split, statistics, {} if entry.mean is None else batch)
+    record_shape(networks.student, batch[networks.student.modality])
 
 
 def initial_weights(config: RunConfig, networks: Networks) -> dict[str, InitialWeights]:

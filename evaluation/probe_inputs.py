@@ -23,8 +23,7 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.recognition import recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network, Taps
-from ..core.run import Run, runs_beside
-from ..core.seeds import members
+from ..core.run import Run, no_run, runs_beside
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
@@ -110,11 +109,7 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
             import_plugins(imports_of(run))
         return NetworkName(text, run, int(match["number"] or 0) if match else None)
     if Path(text).is_dir():
-        runs = members(text)
-        way = (
-            f"name one of its runs, such as {runs[0]}" if runs else "name the folder that a training wrote (its out=…)"
-        )
-        raise UsageError(f"{text} is no run: it has no config.yaml; {way}")
+        raise no_run(text)
     model, at, weights = text.partition("@")
     if at and not weights:
         raise UsageError(

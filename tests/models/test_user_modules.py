@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import contrastill
 from contrastill.cli.main import main
@@ -337,6 +338,17 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path):
     other.claim("train: {epochs: 2}\n")
     with pytest.raises(UsageError, match="train.drop_last: None, now True"):
         other.claim("train: {epochs: 2, drop_last: true}\n")
+
+
+def test_a_pruned_module_is_to_be_made_permanent(data, tmp_path):
+    module = Keyword()
+    prune.l1_unstructured(module.fc, "weight", amount=0.5)
+    with pytest.raises(
+        UsageError, match=r"prune computes weight of fc .*prune.remove\(module.get_submodule\('fc'\), 'weight'\)"
+    ):
+        distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
+    prune.remove(module.fc, "weight")
+    distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
 
 
 class NotANumber(Body):

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -113,7 +113,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         student._load(path)
         return student
 
-    def _load(self, path: str | os.PathLike) -> None:
+    def _load(self, path: Path) -> None:
         load_module(self.module, self.recipe, path)
         if self.trained is not None:
             # Goes along in config.json: of a copy that was changed, saved and loaded it is still the run's.
@@ -178,7 +178,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     def _save_pretrained(self, save_directory: Path) -> None:
         if self._is_changed():
             self.recipe = with_answer(self.recipe, self.module)
-            self._hub_mixin_config["recipe"] = self.recipe
+            cast(dict[str, Any], self._hub_mixin_config)["recipe"] = self.recipe
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)
 
     @classmethod

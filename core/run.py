@@ -270,9 +270,9 @@ def read_json(path: Path, problems: list[str]) -> Any:
 
 def no_run(path: str | os.PathLike[str]) -> UsageError:
     """The error for a folder that is no run; suggests runs beside it."""
-    inside = [Path(path) / name for name in ("seed-0", "seed-1") if Run(Path(path) / name).config.is_file()]
-    if inside:
-        return UsageError(f"{path} is a folder of several runs: name one of them, such as {inside[0]}, or {path}/*")
+    if inside := [str(run) for run in walk_runs(path, depth=2) if Run(run).config.is_file()]:
+        more = f" or another of {len(inside)}" if len(inside) > 3 else ""
+        return UsageError(f"{path} is no run, but a folder of runs: name {', '.join(inside[:3])}{more}")
     owner = Run(Path(path).parent)
     if Path(path).is_file() and owner.config.is_file():
         way = f", and student.weights={path} to measure this file" if Path(path) == owner.best_student else ""

@@ -19,6 +19,7 @@ from ..core.run_weights import WeightsRecord
 from ..core.weights import find_weights
 from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
+from ..training.modality_scale import another_modality, check_trained_modality
 from ..training.moving_average import averaged
 from ..training.networks import build
 from ..training.pixel_labels import answers_for_positions, pixel_labels
@@ -133,8 +134,8 @@ class EvaluatedNetworks:
             return self._labels.num_classes if entry.weights is None else None
 
         teachers = [
-            build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
-            for entry in self.config.teachers
+            build(entry, classes(entry), self._statistics(entry), names=self._names(entry), key=f"teachers.{number}")
+            for number, entry in enumerate(self.config.teachers)
         ]
         own, record = self.own.teachers, WeightsRecord(self.run)
         for number, (entry, teacher) in enumerate(zip(self.config.teachers, teachers, strict=True)):
@@ -169,9 +170,17 @@ class EvaluatedNetworks:
         entry = self.config.student.model_copy(update={"class_map": None})
         if entry.weights not in (None, self.own.student.weights):
             file = find_weights(entry.weights)
-            return build(entry.model_copy(update={"weights": str(file)}), None), str(file)
+            return build(entry.model_copy(update={"weights": str(file)}), None, key="student"), str(file)
+        own = self.own.student
+        # Mean and deviation of the config are for the modality of the training.
+        other = entry.modality != own.modality and entry.mean == own.mean
         if self.run.finished:
-            return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
+            finished = entry.model_copy(update={"weights": str(self.run.path)})
+            if other:
+                check_trained_modality(finished, "student", learns=False)
+            return build(finished, None), self.run.student.name
+        if other:
+            raise another_modality(f"{entry.model} of {self.run.path}", own.modality, entry.modality, "student")
         snapshot = load_newest(self.run.checkpoints)
         if snapshot is None:
             raise ContrastillError(

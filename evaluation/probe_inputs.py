@@ -23,12 +23,12 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.recognition import recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network, Taps
-from ..core.run import Run, runs_beside
-from ..core.seeds import members
+from ..core.run import Run, no_run, runs_beside
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
 from ..probe.inputs import as_network
+from ..training.modality_scale import trained_modality
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
@@ -109,11 +109,7 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
             import_plugins(imports_of(run))
         return NetworkName(text, run, int(match["number"] or 0) if match else None)
     if Path(text).is_dir():
-        runs = members(text)
-        way = (
-            f"name one of its runs, such as {runs[0]}" if runs else "name the folder that a training wrote (its out=…)"
-        )
-        raise UsageError(f"{text} is no run: it has no config.yaml; {way}")
+        raise no_run(text)
     model, at, weights = text.partition("@")
     if at and not weights:
         raise UsageError(
@@ -126,7 +122,9 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
         raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {hint}") from error
     if weights not in ("", PRETRAINED):
         find_weights(weights)
-    return NetworkName(text, entry=NetworkConfig(model=model, weights=weights or None))
+    entry = NetworkConfig(model=model, weights=weights or None)
+    # No key says what it reads: what it was trained on.
+    return NetworkName(text, entry=entry.model_copy(update={"modality": trained_modality(entry)}))
 
 
 @dataclass(frozen=True)

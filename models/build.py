@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.arguments import checked
 from ..core.config.fields import MOST_CLASSES
@@ -31,7 +31,7 @@ from .builder_checks import built_by
 from .file_weights import classifiers_in, encoder_alone, encoder_recipe, load_file, network_source
 from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
 from .recorded_answer import KEY as ANSWER
-from .recorded_answer import recorded, warn_of_another
+from .recorded_answer import is_of_a_user, recorded, warn_of_another
 from .reused_weights import classifier_order
 from .user_module import unwrapped
 
@@ -160,6 +160,9 @@ def build_network(
         options.get("num_classes", _num_logits(module, source)),
         recipe.get("classes") or getattr(source, "classes", None),
     )
+    as_trained = all(options.get(key) == recipe.get(key) for key in ("num_classes", "resolution"))
+    if file is not None and same and order is None and as_trained:
+        warn_of_another(module, recipe, file)
     network.recipe = {
         "model": name,
         **options,
@@ -224,11 +227,30 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         "taps": asdict(network.taps),
         **({} if network.preprocess.scale is None else {"scale": network.preprocess.scale.to_recipe()}),
     }
-    # Of a module of one's own, which the weights do not make again; its builder knows what it takes.
-    shape = getattr(MODELS[recipe["model"]], "shape", None) if recipe["model"] in MODELS else None
-    if shape is not None and (answer := recorded(network.module, shape)) is not None:
-        recipe[ANSWER] = answer
-    save_module(network.module, recipe, path)
+    save_module(network.module, with_answer(recipe, network.module), path)
+
+
+def record_shape(network: Network, images: Tensor) -> None:
+    """Keep in a network's recipe the shape of what it takes, where its code is a user's: by what it answers to such
+    images it is known again when the weights are loaded, see :mod:`~contrastill.models.recorded_answer`.
+
+    Args:
+        network: With a recipe.
+        images: (B, C, H, W) as the data have them.
+    """
+    model = network.recipe["model"]
+    if model.startswith(PYTHON_PREFIX) or is_of_a_user(network.module, MODELS[model]):
+        shape = network.preprocess(images).shape[1:]
+        network.recipe = {**network.recipe, ANSWER: {"shape": [*shape]}}
+
+
+def with_answer(recipe: dict[str, Any], module: nn.Module) -> dict[str, Any]:
+    """A recipe with what a module answers now, where it has the shape of what it takes, see :func:`record_shape`."""
+    if ANSWER not in recipe:
+        return recipe
+    answer = recorded(module, tuple(recipe[ANSWER]["shape"]))
+    others = {key: value for key, value in recipe.items() if key != ANSWER}
+    return others if answer is None else {**others, ANSWER: answer}
 
 
 def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..core.errors import UsageError
 from ..core.outputs import LOGITS, described, items, part_of, tensors
 from ..core.tapping import OUTPUT, call
+from .classifier_outputs import classifier_output
 from .library import Trace
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def prediction_tap(output: object) -> str | None:
 def _logits_path(module: nn.Module, trace: Trace, data_classes: int | None) -> str | None:
     """The path of a module's logits; None where it returns none.
 
-    By its key; else the only (B, C); else the one as long as the data has classes; else the one that a linear layer
-    gives; of several of one length, as of auxiliary classifiers, the first.
+    By its key; else the only (B, C), or the one as long as the data has classes; of several the one that a linear
+    layer gives, see :func:`~.classifier_outputs.classifier_output`, which a line names.
 
     Raises:
         LookupError: Several may be the logits.
@@ -72,19 +73,22 @@ def _logits_path(module: nn.Module, trace: Trace, data_classes: int | None) -> s
         if key in there and there[key].ndim in (2, 4):
             return key
     flat = {path: value for path, value in there.items() if value.ndim == 2 and path not in EMBEDDINGS}
-    linear = {name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
-    outputs = [seen.output for name, seen in trace.seen.items() if name in linear]
-    for choice in (
-        flat,
-        {path: value for path, value in flat.items() if value.shape[1] == data_classes},
-        {path: value for path, value in flat.items() if any(value is output for output in outputs)},
-    ):
-        # Of auxiliary classifiers the first is the one that counts.
-        if choice and len({value.shape[1] for value in choice.values()}) == 1:
-            return next(iter(choice))
-    if flat:
-        raise LookupError
-    return None
+    fitting = {path: value for path, value in flat.items() if value.shape[1] == data_classes} or flat
+    if len(fitting) < 2:
+        return next(iter(fitting), None)
+    if len({value.shape[1] for value in fitting.values()}) > 1:
+        linear = {name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
+        outputs = [seen.output for name, seen in trace.seen.items() if name in linear]
+        fitting = {path: value for path, value in flat.items() if any(value is output for output in outputs)}
+        if len({value.shape[1] for value in fitting.values()}) != 1:
+            raise LookupError
+    path = next(iter(fitting)) if len(fitting) == 1 else classifier_output(module, trace, list(fitting))
+    log.warning(
+        "%s returns %s, of which %s is read as its logits: if another is, pass contrastill.Network(module, "
+        "taps=contrastill.Taps(logits='%sKEY'), preprocess=…)",
+        type(module).__name__, described(trace.output), path, OUTPUT,
+    )  # fmt: skip
+    return path
 
 
 def _embedding_path(output: object, logits: str | None) -> str | None:

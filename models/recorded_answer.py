@@ -1,5 +1,5 @@
 """Whether a module that a run's weights are loaded into answers as the one that was trained: what is an argument of its
-class, an attribute or an unsaved buffer is no part of the weights.
+class, an attribute, an unsaved buffer or code is no part of the weights.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.registry import PYTHON_PREFIX
 from ..core.tapping import call
 
 log = logging.getLogger(__name__)
 
 KEY = "answer"
 _VALUES = 16
+_LIBRARIES = (__name__.partition(".")[0], "torch", "timm", "torchvision", "transformers")
 # Of the largest value: of devices, precisions and versions of libraries.
 _TOLERANCE = 0.02
 
@@ -35,6 +37,14 @@ def recorded(module: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any] |
     return {"shape": [*shape], "values": values} if values is not None and values == again else None
 
 
+def is_of_a_user(module: nn.Module, builder: object) -> bool:
+    """Whether code that makes or runs a module is of neither contrastill nor a library, so that it may change between
+    a training and what follows.
+    """
+    origins = [getattr(builder, "__module__", ""), *(type(inner).__module__ for inner in module.modules())]
+    return any(origin.partition(".")[0] not in _LIBRARIES for origin in origins)
+
+
 def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | PathLike) -> None:
     """Say where a module with the weights of a student does not answer as that did when it was saved.
 
@@ -45,15 +55,18 @@ def warn_of_another(module: nn.Module, recipe: Mapping[str, Any], path: str | Pa
     """
     if answers_otherwise(module, recipe):
         log.warning(
-            "%s with the weights of %s does not answer as the network that was trained: pass module= with the same "
-            "arguments, attributes and buffers",
-            type(module).__name__, path,
-        )  # fmt: skip
+            "%s with the weights of %s does not answer as the network that was trained: %s",
+            type(module).__name__,
+            path,
+            "pass module= with the same arguments, attributes and buffers"
+            if recipe["model"].startswith(PYTHON_PREFIX)
+            else f"what builds {recipe['model']} changed since; put it back as it was, or train it again",
+        )
 
 
 def answers_otherwise(module: nn.Module, recipe: Mapping[str, Any]) -> bool:
     """Whether a module with the weights of a student does not answer as that did when it was saved; the recipes of
-    networks that are known by name, and those of before, do not say so.
+    networks of contrastill and of libraries, and those of before, do not say so.
     """
     if (answer := recipe.get(KEY)) is None:
         return False

@@ -10,6 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
 
 from ..core.classes import check_ordered
 from ..core.errors import UsageError
@@ -178,8 +179,21 @@ class UserModule:
         except RuntimeError as error:
             raise UsageError(
                 f"{type(self.module).__name__} cannot be copied, and a training leaves what it is given as it "
-                f"was: {error}"
+                f"was: {_pruned(self.module) or error}"
             ) from error
+
+
+def _pruned(module: nn.Module) -> str:
+    """What to do where torch's pruning computes weights of a module; nothing where it does not."""
+    for name, part in module.named_modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, prune.BasePruningMethod):
+                weight, place = hook._tensor_name, f"module.get_submodule({name!r})" if name else "module"
+                return (
+                    f"torch.nn.utils.prune computes {weight} of {name or 'it'} anew in each pass: keep what is left "
+                    f"for good with prune.remove({place}, {weight!r}), and so of each pruned layer"
+                )
+    return ""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

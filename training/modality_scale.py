@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..core.config.schema import NetworkConfig
@@ -11,22 +12,51 @@ from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.recipe import read_recipe
 
+log = logging.getLogger(__name__)
 
-def check_trained_modality(entry: NetworkConfig) -> None:
-    """Complain where a frozen network reads rgb, as by default, and its run trained it on another modality.
+
+def check_trained_modality(entry: NetworkConfig, key: str, *, learns: bool) -> None:
+    """Complain where a network reads another modality than the one that its run trained it on.
 
     Args:
         entry: Of a network with weights that are in a file or run.
+        key: Of its section, as ``teachers.0``; empty where it has none.
+        learns: Whether it is trained from these weights: then another modality is what they are for, as of a depth
+            student that starts from colours, and is only named.
 
     Raises:
-        UsageError: The message names the way out.
+        UsageError: It is to be used as it is; the message names the way out.
     """
-    trained = _recipe(entry).get("modality", entry.modality)
-    if entry.modality == "rgb" != trained:
-        raise UsageError(
-            f"{entry.model} of {entry.weights} was trained on {trained}, and reads rgb here: name its modality, as "
-            f"teachers.0.modality={trained}"
-        )
+    trained = trained_modality(entry)
+    if trained == entry.modality:
+        return
+    if learns:
+        log.warning(
+            "the weights of %s (%s) were trained on %s, and this training starts from them on %s, with its mean and "
+            "std: if that is not meant, set %s.modality=%s",
+            key or "the student", entry.weights, trained, entry.modality, key or "student", trained,
+        )  # fmt: skip
+        return
+    raise another_modality(f"{entry.model} of {entry.weights}", trained, entry.modality, key)
+
+
+def another_modality(name: str, trained: str, modality: str, key: str) -> UsageError:
+    """The error for a network that reads another modality than it was trained on.
+
+    Args:
+        name: What it is called.
+        trained: The modality of its training.
+        modality: The one that it is to read.
+        key: Of its section in the config; empty where it has none.
+    """
+    way = f"as {key}.modality={trained}" if key else f"which is {trained}"
+    return UsageError(f"{name} was trained on {trained}, and reads {modality} here: name its modality, {way}")
+
+
+def trained_modality(entry: NetworkConfig) -> str:
+    """The modality that a network's weights were trained on; where that is not known, the one that it is to read."""
+    known = {} if entry.weights in (None, PRETRAINED) else _recipe(entry)
+    return known.get("modality", entry.modality)
 
 
 def trained_scale(entry: NetworkConfig) -> ValueScale | None:

@@ -13,12 +13,12 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.data import Split
 from ..core.errors import UsageError
 from ..core.preprocess import Preprocess
-from ..core.registry import OBJECTIVES, PRETRAINED, PYTHON_PREFIX, short_name
+from ..core.registry import OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.representation import Network
 from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
-from ..models.build import build_network
+from ..models.build import build_network, record_shape
 from .class_order import ClassOrder, compares_classes, order_classes
 from .data import measure_statistics
 from .modality_scale import check_trained_modality, trained_scale
@@ -146,6 +146,7 @@ def compare_scales(
             check_other_data(network, entry.model, split, measured, chosen=True, trained=trained_scale(entry))
         if network is networks.student or entry.mean is not None:
             network.preprocess = _of_data(network, split, statistics, {} if entry.mean is None else batch)
+    record_shape(networks.student, batch[networks.student.modality])
 
 
 def initial_weights(config: RunConfig, networks: Networks) -> dict[str, InitialWeights]:
@@ -225,13 +226,13 @@ def build(
         key: Of its section, as ``teachers.0``, for messages.
 
     Raises:
-        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
-            modality than rgb, which it is to read.
+        UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
+            trained on another modality than the one that it is to read.
     """
     if student and config.class_map is not None:
         raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
-    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
-        check_trained_modality(config)
+    if config.mean is None:
+        check_trained_modality(config, key, learns=student)
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
+from ..core.fingerprint import weights_hash
 from ..core.registry import MODALITIES, short_name
 from ..core.representation import Taps
 from ..core.run import Run
@@ -23,14 +24,16 @@ from ..core.tapping import answer
 from ..core.torch_settings import own_settings
 from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
-from ..models.build import build_module, load_module, save_module
+from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
+from ..models.user_module import unwrapped
 from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
 
 log = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
+_RUN_WEIGHTS = "weights"
 
 
 @checked
@@ -107,8 +110,19 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 "its name"
             )
         student = cls(recipe, _trained(Run(path.parent)), module)
-        load_module(student.module, recipe, path)
+        student._load(path)
         return student
+
+    def _load(self, path: Path) -> None:
+        load_module(self.module, self.recipe, path)
+        if self.trained is not None:
+            # Goes along in config.json: of a copy that was changed, saved and loaded it is still the run's.
+            self.trained.setdefault(_RUN_WEIGHTS, weights_hash(unwrapped(self.module)))
+
+    def _is_changed(self) -> bool:
+        """Whether the weights are others than those of the run, as after a training of one's own."""
+        before = (self.trained or {}).get(_RUN_WEIGHTS)
+        return before is not None and before != weights_hash(unwrapped(self.module))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes), or the prediction (B, classes, H, W) of a network that answers for each position, of
@@ -139,7 +153,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         about = copy.deepcopy(self._hub_mixin_info.model_card_data)
         if _dense(self.recipe):
             about.pipeline_tag = "image-segmentation" if self.recipe["num_classes"] != 1 else "depth-estimation"
-        return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}")
+        return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{_card(self.recipe, self.trained, self._is_changed())}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
@@ -162,6 +176,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
             ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        if self._is_changed():
+            self.recipe = with_answer(self.recipe, self.module)
+            cast(dict[str, Any], self._hub_mixin_config)["recipe"] = self.recipe
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)
 
     @classmethod
@@ -192,7 +209,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded"
             )
         student = cls(**made)
-        load_module(student.module, student.recipe, path)
+        student._load(path)
         return student
 
 
@@ -254,8 +271,8 @@ def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
-    """The card's text below its header."""
+def _card(recipe: dict[str, Any], trained: dict[str, Any] | None, changed: bool) -> str:
+    """The card's text below its header; without the figures of the run where the weights changed since."""
     name, preprocess = short_name(recipe["model"]), recipe["preprocess"]
     seen = (
         f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std "
@@ -277,14 +294,15 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
         measured = ", ".join(_measured(name, value) for name, value in trained["measured"].items())
         lines += [
-            f"A student {origin}, made by contrastill.",
+            f"A student {origin}, made by contrastill."
+            + (" Its weights were changed after that training, so what it measured is left out." if changed else ""),
             "",
             "| | |",
             "|---|---|",
             f"| objectives | {objectives} |",
             f"| data | {trained['data']} |",
             f"| training | {trained['epochs']} epochs, seed {trained['seed']} |",
-            f"| measured on the test split after the last epoch | {measured or 'nothing'} |",
+            *([] if changed else [f"| measured on the test split after the last epoch | {measured or 'nothing'} |"]),
             f"| versions | {', '.join(f'{name} {version}' for name, version in sorted(trained['versions'].items()))} |",
             "",
         ]

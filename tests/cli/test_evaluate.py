@@ -141,6 +141,17 @@ def test_evaluate_of_what_is_no_run(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["export"], ["cost"], ["probe", "--data", "DATA"]])
+def test_a_folder_of_seeds_names_the_runs_in_it(run, packed, tmp_path, capsys, command):
+    import shutil
+
+    runs = [shutil.copytree(run, tmp_path / "seeds" / f"seed-{seed}") for seed in (5, 6)]
+    verb, *options = (str(packed) if word == "DATA" else word for word in command)
+    assert main([verb, str(tmp_path / "seeds"), *options]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.endswith(f"seeds is no run, but a folder of runs: name {runs[0]}, {runs[1]}")
+
+
 def test_evaluate_of_a_file_of_a_run_names_the_run_and_where_the_best_epoch_is(run, tmp_path, capsys):
     import shutil
 

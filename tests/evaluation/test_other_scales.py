@@ -109,6 +109,15 @@ class DepthOf(torch.utils.data.Dataset):
         return {"depth": self.depth[row], "target": int(TARGETS[row])}
 
 
+class BothOf(DepthOf):
+    def __init__(self, depth, thermal):
+        super().__init__(depth)
+        self.thermal = thermal
+
+    def __getitem__(self, row):
+        return super().__getitem__(row) | {"thermal": self.thermal[row]}
+
+
 def test_metres_are_metres_however_they_are_stored(runs, tmp_path, caplog):
     own = evaluated(runs["depth"], runs["data"], caplog)
     metres = pack(tmp_path / "metres.h5", depth=(MILLIMETRES / 1000).astype(np.float32))
@@ -171,6 +180,52 @@ def test_a_teacher_of_another_modality_is_named(runs, tmp_path):
     teacher = ["teachers.0.model=resnet8", f"teachers.0.weights={runs['depth']}"]
     with pytest.raises(UsageError, match="was trained on depth, and reads rgb here: name its modality"):
         contrastill.train("compression/cifar100_crd", [*options, *teacher], progress=False)
+
+
+def test_a_teacher_reads_what_it_was_trained_on(runs, tmp_path):
+    options = {"out": tmp_path / "out", "epochs": 1, "quiet": True}
+    data = BothOf(MILLIMETRES, COUNTS)
+    for own, other in (("depth", "thermal"), ("thermal", "depth")):
+        teacher = {"model": str(runs[own]), "modality": other}
+        message = f"trained on {own}, and reads {other} here: name its modality, as teachers.0.modality={own}"
+        with pytest.raises(UsageError, match=message):
+            contrastill.distill(teacher, "resnet8", data, student_modality="depth", **options)
+    # With mean and deviation of its own it is meant.
+    teacher |= {"mean": (3.0,), "std": (1.0,)}
+    contrastill.distill(teacher, "resnet8", data, student_modality="depth", **options)
+
+
+def test_a_student_that_starts_from_another_modality_is_named(runs, tmp_path, caplog):
+    options = {"data": BothOf(MILLIMETRES, COUNTS), "epochs": 1, "quiet": True}
+    student = {"model": "resnet8", "weights": str(runs["thermal"])}
+    for modality in ("thermal", "depth"):
+        caplog.clear()
+        out = tmp_path / modality
+        result = contrastill.distill(None, student, out=out, student_modality=modality, **options)
+        assert result.config.student.modality == modality
+        assert ("trained on thermal, and this training starts from them on depth" in caplog.text) is (
+            modality == "depth"
+        )
+
+
+def test_a_run_is_evaluated_on_the_modality_of_its_training(runs, tmp_path):
+    fields = "data.fields={rgb: rgb, depth: depth, thermal: thermal}"
+    message = "was trained on thermal, and reads depth here: name its modality, as student.modality=thermal"
+    for weights in ([], [f"student.weights={runs['thermal'] / 'student.safetensors'}"]):
+        with pytest.raises(UsageError, match=message):
+            options = [fields, "student.modality=depth", *weights]
+            contrastill.evaluate_runs([runs["thermal"]], options, progress=False)
+    with pytest.raises(UsageError, match="was trained on depth, and reads rgb here: .*, as student.modality=depth"):
+        contrastill.evaluate_runs([runs["depth"]], ["student.modality=rgb"], progress=False)
+
+
+def test_weights_of_a_run_are_probed_on_the_modality_of_its_training(runs):
+    data = f"packed:{runs['data']},fields={{rgb: rgb, thermal: thermal}}"
+    by_name, by_run = (
+        contrastill.probe_networks([name], [data], progress=False).rows
+        for name in (f"resnet8@{runs['thermal']}", runs["thermal"])
+    )
+    assert [row.accuracy for row in by_name] == [row.accuracy for row in by_run]
 
 
 def test_a_loaded_depth_student_reads_depth(runs, tmp_path):

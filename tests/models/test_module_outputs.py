@@ -96,6 +96,63 @@ def test_features_without_logits_are_an_embedding():
     assert representation.logits is None and torch.equal(representation.embedding, module.parts(images)[1])
 
 
+class Beside(nn.Module):
+    """Returns what ``form`` makes of features (B, 4) before a classifier, and its logits (B, 4)."""
+
+    def __init__(self, form, linear=False):
+        super().__init__()
+        self.conv, self.fc, self.form = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), form
+        self.neck = nn.Linear(4, 4) if linear else nn.Identity()
+
+    def forward(self, images):
+        features = self.neck(self.conv(images).mean((2, 3)))
+        return self.form(features, self.fc(features.relu()))
+
+
+BESIDE = {
+    "features first": (lambda features, logits: (features, logits), "1"),
+    "logits first": (lambda features, logits: (logits, features), "0"),
+    "normalised features": (lambda features, logits: (nn.functional.normalize(features), logits), "1"),
+    "scaled logits": (lambda features, logits: (features, 3 * logits), "1"),
+    "probabilities": (lambda features, logits: {"shares": logits.softmax(1), "answer": logits}, "answer"),
+    "keys": (lambda features, logits: {"angles": features, "answer": logits}, "answer"),
+}
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("form", "logits"), BESIDE.values(), ids=BESIDE)
+def test_of_outputs_of_one_length_the_classifiers_is_read_and_named(form, logits, linear, caplog):
+    own = UserModule(Beside(form, linear), Taps(), PLAIN, (3, 9, 9), data_classes=4)
+    assert own.taps.logits == f"output:{logits}" and own.taps.embedding == "input:fc"
+    assert f"of which {logits} is read as its logits: if another is, pass contrastill.Network(module" in caplog.text
+    caplog.clear()
+    UserModule(Beside(form, linear), Taps(logits=f"output:{logits}"), PLAIN, (3, 9, 9), data_classes=4)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Beside(lambda features, logits: (features, 2 * features)),
+        Beside(lambda features, logits: (logits.softmax(1), 2 * logits)),
+        Body(lambda logits, features, other: {"coarse": logits, "fine": other}),
+    ],
+    ids=["no classifier's", "both of one classifier", "two classifiers"],
+)
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_two_outputs_that_may_be_the_logits_are_refused(module, role, tmp_path):
+    data = torch.utils.data.TensorDataset(torch.rand(16, 3, 9, 9), torch.arange(16) % 4)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    teacher, student = (module, plain) if role == "teacher" else (plain, module)
+    with pytest.raises(UsageError, match="it is not clear what of it are logits .*: pass contrastill.Network"):
+        contrastill.distill(teacher, student, (data, data), out=tmp_path, objectives=["kd"], epochs=1, quiet=True)
+
+
+def test_an_auxiliary_classifier_under_its_name_is_none():
+    module = Body(lambda logits, features, other: {"auxiliary": other, "main": logits})
+    assert UserModule(module, Taps(), PLAIN, (3, 9, 9), data_classes=4).taps.logits == "output:main"
+
+
 def test_what_is_not_clear_is_refused_with_the_way_out():
     def projections(logits, features, other):
         return {"left": logits, "right": features @ torch.ones(8, 5)}

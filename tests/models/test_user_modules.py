@@ -1,18 +1,20 @@
 """Users' own modules of unusual shape: where their embedding is, or a sentence."""
 
 import json
+import shutil
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import contrastill
 from contrastill.cli.main import main
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.registry import OBJECTIVES
+from contrastill.core.registry import MODELS, OBJECTIVES
 from contrastill.core.representation import Preprocess, Taps
 from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.run import Run
@@ -272,6 +274,43 @@ def test_a_module_that_answers_otherwise_than_the_trained_one_is_named(data, tmp
     assert "does not answer as the network that was trained: pass module= with the same arguments" in caplog.text
 
 
+class Registered(Configured):
+    """What a package of one's own registers."""
+
+    taps = Taps(embedding="input:fc", maps=("conv",))
+    preprocess = PLAIN
+
+
+def test_a_registered_network_whose_code_changed_since_is_named_wherever_its_weights_are_loaded(
+    four_classes, tmp_path, caplog, monkeypatch
+):
+    run, options = tmp_path / "run", {"epochs": 1, "batch_size": 16, "quiet": True, "objectives": ["cross_entropy"]}
+    teacher = {"model": "changing", "weights": str(run)}
+
+    def uses():
+        yield lambda: contrastill.evaluate_runs([run], progress=False)
+        yield lambda: contrastill.load_student(run)
+        yield lambda: contrastill.Student.from_run(run)
+        yield lambda: contrastill.distill(
+            teacher, "resnet8", four_classes, out=tmp_path / "taught", **options | {"objectives": ["kd"]}
+        )
+        yield lambda: contrastill.distill(None, teacher, four_classes, out=tmp_path / "goes_on", **options)
+
+    monkeypatch.setitem(MODELS._entries, "changing", lambda num_classes=4, in_chans=3: Registered())
+    contrastill.distill(None, "changing", four_classes, out=run, **options)
+    for use in uses():
+        use()
+    assert "does not answer" not in caplog.text
+    shutil.rmtree(tmp_path / "taught")
+    shutil.rmtree(tmp_path / "goes_on")
+    monkeypatch.setitem(MODELS._entries, "changing", lambda num_classes=4, in_chans=3: Registered(torch.tanh))
+    for use in uses():
+        caplog.clear()
+        use()
+        assert "Registered with the weights of" in caplog.text
+        assert "what builds changing changed since; put it back as it was, or train it again" in caplog.text
+
+
 def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_classes, tmp_path, capsys):
     result = contrastill.distill(
         Keyword(),
@@ -299,6 +338,17 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path):
     other.claim("train: {epochs: 2}\n")
     with pytest.raises(UsageError, match="train.drop_last: None, now True"):
         other.claim("train: {epochs: 2, drop_last: true}\n")
+
+
+def test_a_pruned_module_is_to_be_made_permanent(data, tmp_path):
+    module = Keyword()
+    prune.l1_unstructured(module.fc, "weight", amount=0.5)
+    with pytest.raises(
+        UsageError, match=r"prune computes weight of fc .*prune.remove\(module.get_submodule\('fc'\), 'weight'\)"
+    ):
+        distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
+    prune.remove(module.fc, "weight")
+    distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
 
 
 class NotANumber(Body):

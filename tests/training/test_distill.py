@@ -344,6 +344,25 @@ def test_stopped_and_called_again_it_ends_in_the_same_bits(own, tmp_path, monkey
 # The Hub's folders
 
 
+def test_the_card_of_changed_weights_has_no_figures_of_the_run(teacher, own, tmp_path, caplog):
+    row, sentence = "| measured on the test split", "Its weights were changed after that training"
+    for result, made in ((teacher, dict), (own, lambda: {"module": Tiny()})):
+        name = result.out.name
+        student = contrastill.Student.from_run(result.out, **made())
+        card = student.generate_model_card().content
+        assert row in card and sentence not in card
+        with torch.no_grad():
+            for weights in student.module.parameters():
+                weights.zero_()
+        for step in ("first", "second"):
+            folder = tmp_path / f"{name} {step}"
+            student.save_pretrained(folder)
+            card = (folder / "README.md").read_text()
+            assert row not in card and sentence in card and "| objectives |" in card
+            student = contrastill.Student.from_pretrained(folder, **made())
+        assert "does not answer" not in caplog.text
+
+
 def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, teacher, own, tmp_path):
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     for result, module in ((teacher, None), (own, Tiny())):

@@ -192,7 +192,7 @@ GRIDS["contrast_quarter"] = {
             f"{cell}_{epochs}": beside_labels(
                 4, (f"train.epochs={epochs}", f"train.evaluate_every={epochs}", "data.limit=5000"), objectives, 1
             )
-            for epochs in (15, 40)
+            for epochs in (15, 40, 100)
             for cell, objectives in (
                 ("whitened", (WHITENED,)),
                 ("whitened_wttm", (WHITENED, "wttm={weight: 1}")),

@@ -181,7 +181,7 @@ def test_it_is_the_bits_of_the_command(four_classes, teacher, tmp_path):
     command = ["train", "compression/cifar100", f"data.path={four_classes}", "teachers.0.model=resnet8",
         f"teachers.0.weights={teacher.out}",
                "student.model=resnet8", "train.epochs=2", "train.warmup_epochs=0.1", "train.views=2",
-               "train.batch_size=16", "train.lr=0.02", "seed=3"]  # fmt: skip
+               "train.batch_size=16", "train.lr=0.02", "objectives.wttm.weighted=true", "seed=3"]  # fmt: skip
     assert main([*command, f"out={tmp_path / 'command'}", "-q"]) == 0
     assert main(["train", str(result.paths.config), f"out={tmp_path / 'again'}", "-q"]) == 0
     for name in ("command", "again"):

@@ -100,8 +100,8 @@ class ExportResult:
 
 def _prediction_line(export: Export) -> str:
     """What a file returns that answers for each position."""
-    if export.num_classes == 1:
-        return "output: prediction, a quantity at each position"
+    if export.quantity is not None:
+        return f"output: prediction, {export.quantity}"
     named = f" ({', '.join(export.classes)})" if export.classes else ""
     return f"output: prediction, logits of {export.num_classes} classes at each position{named}"
 

@@ -16,6 +16,7 @@ from ..core.run import Run, no_run
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
 from ..training.networks import check_other_data
+from ..training.processes import parting
 from .cost import data_size
 from .evaluation_data import replaced_data
 from .export_int8 import ExportSamples, Int8Result, quantized
@@ -115,6 +116,7 @@ def _of_sizes(export: Export) -> str:
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,

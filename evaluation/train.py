@@ -17,6 +17,7 @@ from ..core.config.yaml_values import override_value, values_of
 from ..core.errors import UsageError
 from ..core.generators import own_generators
 from ..core.torch_settings import own_settings
+from ..training.processes import parting
 from ..training.progress import accuracy_text
 from ..training.run import train_run
 
@@ -60,6 +61,7 @@ class TrainResult:
 
 @own_settings()
 @own_generators()
+@parting()
 def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = True) -> TrainResult | SeedsResult | None:
     """Train what a config describes, going on where an earlier call was stopped; the same as ``contrastill train``.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.arguments import Positive, checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.predicted_quantity import quantity_in_words
 from ..core.preprocess import Preprocess
 from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
@@ -53,6 +54,7 @@ class Export:
         output: Name of what it returns: ``logits`` (B, num_classes), or of a student that answers for each position
             ``prediction`` (B, num_classes, H, W).
         sizes: (H, W) of the images that it was compared on.
+        quantity: What a prediction of one channel is, in words; None of classes.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Export:
     modality: str = "rgb"
     output: str = "logits"
     sizes: tuple[tuple[int, int], ...] = ()
+    quantity: str | None = None
 
 
 @checked
@@ -157,7 +160,7 @@ def export_student(
     classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
     metadata = {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {})
     if student.taps.dense:
-        metadata["output"] = described(expected, inputs)
+        metadata["output"] = described(expected, inputs, recipe)
     with atomic_write(path) as temporary:
         try:
             temporary.touch()
@@ -191,6 +194,7 @@ def export_student(
         modality,
         output,
         tuple({(batch.shape[2], batch.shape[3]): None for batch in batches}) if check else (),
+        quantity_in_words(recipe) if student.taps.dense and expected.shape[1] == 1 else None,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.predicted_quantity import quantity_in_words
 from ..core.tapping import OUTPUT, answer, is_part
 from .exported import Takes, pair
 
@@ -26,13 +28,13 @@ def exported_module(student: Any, takes: Takes) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def described(prediction: Tensor, images: Tensor) -> str:
-    """What a prediction is, in words."""
+def described(prediction: Tensor, images: Tensor, recipe: Mapping[str, Any]) -> str:
+    """What a prediction of a network of this recipe is, in words."""
     size, where = "(B, C, H, W)", "at the size of the images"
     if prediction.shape[2:] != images.shape[2:]:
         size, where = "(B, C, h, w)", "to be enlarged bilinearly to the size of the images"
     if prediction.shape[1] == 1:
-        return f"prediction {size} with C = 1, a quantity at each position such as depth in metres, {where}"
+        return f"prediction {size} with C = 1, {quantity_in_words(recipe)}, {where}"
     return (
         f"prediction {size}, logits at each position, {where}; channel c, from 0 on, is class c + 1 of the label maps, "
         "whose 0 stands for no label"

@@ -15,7 +15,7 @@ from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_data import compared_splits
 from ..core.run_weights import WeightsRecord
-from ..core.spawned import Call, environment_of, last_line, start_process, stopping, visible_devices
+from ..core.spawned import Call, check_guarded, environment_of, last_line, start_process, stopping, visible_devices
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .grid_data import correct, facts_of, forget, num_train_images
@@ -180,6 +180,7 @@ class Grid:
         return [(training, code) for _, training, code in ended]
 
     def _end(self, training: Training, code: int) -> None:
+        check_guarded(code)
         self._done, self._left = self._done + 1, self._left - 1
         if code:
             self.failed[training.name] = last_line(_log(training)) or f"exit code {code}"

@@ -45,7 +45,9 @@ def checked_constructor(build: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any], *, texts: bool = False) -> None:
+def check_options(
+    name: str, options: type[BaseModel], values: Mapping[str, Any], *, texts: bool = False, strict: bool = False
+) -> None:
     """Refuse values that the schema of the options refuses in a config.
 
     Args:
@@ -53,6 +55,7 @@ def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]
         options: The schema; values without a field in it are not checked.
         values: Arguments by name; those that are no numbers and no lists of numbers are not checked.
         texts: Whether texts and lists of them are checked as well.
+        strict: Whether a text of digits is no number.
 
     Raises:
         UsageError: A number is out of range, infinite or not a number; a text is none of those that the schema has.
@@ -61,7 +64,7 @@ def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]
     known = {key: _plain(value, kinds) for key, value in values.items() if key in options.model_fields}
     checked = {key: value for key, value in known.items() if isinstance(value, (*kinds, tuple))}
     try:
-        options.model_validate(checked)
+        options.model_validate(checked, strict=strict)
     except ValidationError as error:
         for problem in error.errors():
             key = problem["loc"][0] if problem["loc"] else None

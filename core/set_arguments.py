@@ -34,7 +34,7 @@ class SetArguments(nn.Module):
         kind, options = type(self).__name__, getattr(self, "Options", None)
         if hasattr(self, name) and name not in self.fixed:
             if options is not None:
-                check_options(kind, options, {name: value}, texts=True)
+                check_options(kind, options, {name: value}, texts=True, strict=isinstance(value, str))
             return
         losses = ((child, module) for child, module in self.named_children() if isinstance(module, SetArguments))
         within = next((child for child, module in losses if hasattr(module, name)), None)

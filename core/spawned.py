@@ -9,16 +9,20 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import current_process, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from .cores import available_cores
-from .errors import ContrastillError, Stopped
+from .errors import ContrastillError, Stopped, UsageError
 
 Call = Callable[..., object]
 """A module's function, which a new process can import."""
+_STARTED, _RERUN = "CONTRASTILL_STARTED", 78
+"""The variable of the processes that are started here, and the exit code of one that would start others as it reads the
+caller's script.
+"""
 
 
 def visible_devices() -> list[str]:
@@ -58,9 +62,30 @@ def start_process(call: Call, args: Sequence[Any], log: Path, environment: Mappi
         environment: The process's variables; they are there before torch is loaded.
     """
     process = get_context("spawn").Process(target=_child, args=(call, args, log))
-    with _changed_environment(environment), _without_interrupts():
+    with _changed_environment({**environment, _STARTED: "1"}), _without_interrupts():
         process.start()
     return process
+
+
+def leave_script() -> None:
+    """End a new process that is still reading the caller's script, in which this call is not guarded: it would be made
+    again in each.
+    """
+    if _STARTED in os.environ and getattr(current_process(), "_inheriting", False):
+        sys.exit(_RERUN)
+
+
+def check_guarded(code: int | None) -> None:
+    """Complain where the exit code of a process says that it ended in :func:`leave_script`.
+
+    Raises:
+        UsageError: It does.
+    """
+    if code == _RERUN:
+        raise UsageError(
+            "a new process reads your script first, and came to this call again: put the call under if __name__ == "
+            '"__main__":'
+        )
 
 
 def _child(call: Call, args: Sequence[Any], log: Path) -> None:
@@ -100,6 +125,8 @@ def exit_code_of(call: Call, args: Sequence[Any]) -> int:
 
 def last_line(log: Path) -> str:
     """The last line of a log that says something; empty without one."""
+    if not log.is_file():  # the process ended before it came to open it
+        return ""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

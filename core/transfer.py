@@ -17,6 +17,7 @@ from .errors import ContrastillError, UsageError
 from .first_step import check_trains
 from .learnable import check_learning, check_weights
 from .objective import Objective
+from .predicted_quantity import note_quantity
 from .registry import short_name
 from .representation import Network, Representation
 from .teachers.live import LiveTeachers
@@ -114,6 +115,7 @@ class Transfer(nn.Module):
                 f"{' and '.join(self.terms)} {'has' if len(self.terms) == 1 else 'have'} an initial stage only: add an "
                 "objective for the training after it, such as cross_entropy"
             )
+        note_quantity(self.terms, teachers, student)
         self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
         self.progress = 1.0
         self.remarks: list[str] = []  # also shown where no progress is

@@ -23,7 +23,7 @@ from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
-from .io.packed_splits import group_names, joined_groups, keep_labels, lacks_labels
+from .io.packed_splits import group_names, joined_groups, keep_labels, lacks_labels, unread_fields
 from .io.value_range import check_unit_range
 from .io.values import (
     NEGATIVE_MARKS,
@@ -161,12 +161,14 @@ class Packed:
                 named = options.semantic_names != "classes"
                 labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows, named=named)
             camera = packed_camera(file, group, options)
+            unread = unread_fields(group, options.fields)
         if augmented:
             keep_labels(images.get(LABELS), options.label_fraction)
         flip = options.flip and augmented
         labelled: dict[str, Any] = {"num_classes": num_classes, "classes": classes, "semantic_classes": semantic}
         labelled |= {"targets": labels.targets, "label_vectors": labels.vectors}
         opened = TensorSplit(images, **labelled, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
+        opened.unread = unread
         if camera is not None:
             warn_of_unit(
                 opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path

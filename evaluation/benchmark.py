@@ -26,6 +26,7 @@ from ..core.arguments import checked
 from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
 from ..core.run import writable_folder
+from ..core.spawned import leave_script
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
 from .benchmark_figures import write_table
@@ -123,6 +124,7 @@ def run_benchmark(
         UsageError: Unknown names or settings, missing data, or a folder with other settings.
         Stopped: Asked to stop; the trainings under way wrote a checkpoint each.
     """
+    leave_script()
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", benchmark, BENCHMARKS)
     chosen, folder = BENCHMARKS[benchmark], Path(out)

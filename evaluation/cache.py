@@ -18,6 +18,7 @@ from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import CacheStore
 from ..core.torch_settings import own_settings
 from ..training.assemble import assemble
+from ..training.processes import parting
 from .messages import printer, progress_bar
 from .train import ConfigLike, Overrides, overrides_as_text, resolve_config
 
@@ -72,6 +73,7 @@ class CacheResult:
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def cache_teachers(
     config: ConfigLike,
     overrides: Overrides = (),

@@ -20,6 +20,7 @@ from ..core.run import Run
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
 from ..training.data import open_loader, open_split
+from ..training.processes import parting
 from .messages import print_message
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, network_named
@@ -80,6 +81,7 @@ class CostResult(TabularResult):
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def measure_cost(
     networks: str | os.PathLike | Network | Sequence[Any],
     *,

@@ -17,7 +17,7 @@ from ..core.cores import available_cores
 from ..core.errors import ContrastillError, UsageError
 from ..core.generators import own_generators
 from ..core.run import writable_folder
-from ..core.spawned import environment_of, last_line, start_process, stopping
+from ..core.spawned import check_guarded, environment_of, last_line, leave_script, start_process, stopping
 from ..core.torch_settings import own_settings
 from ..datasets.rendered_rooms import RENDERED, Frames
 from .demo_comparisons import DemoComparisons
@@ -58,6 +58,7 @@ def run_demo(
         UsageError: An unknown setting, or a folder that holds runs with other settings.
         ContrastillError: A training failed or was stopped; the same call goes on.
     """
+    leave_script()
     if jobs not in (None, 1, 2):
         raise UsageError(f"jobs={jobs}: the demo works in 1 or 2 processes")
     demo = DemoComparisons(writable_folder(out), seed, overrides_as_text(overrides), progress)
@@ -92,6 +93,7 @@ def _beside(demo: DemoComparisons) -> Iterator[Callable[[], dict[str, Comparison
                 return receiver.recv()
             except EOFError:
                 process.join()
+                check_guarded(process.exitcode)
                 error = ContrastillError(f"{' and '.join(_ASIDE)}: {last_line(log) or 'the second process ended'}")
                 error.exit_code = process.exitcode if process.exitcode in (2, 130, 143) else 1
                 raise error from None

@@ -34,6 +34,7 @@ from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import answers_for_positions
+from ..training.processes import parting
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
 from .evaluation_data import evaluation_data, location, objectives_read_logits, replaced_data
 from .messages import print_message
@@ -67,6 +68,7 @@ class _Member:
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.

@@ -14,6 +14,7 @@ from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
 from ..core.run import Run, writable_folder
 from ..core.torch_settings import own_settings
+from ..training.processes import parting
 from .evaluation_result import EvaluationResult, EvaluationRow
 from .gallery import Gallery
 from .networks import BASELINES
@@ -80,37 +81,38 @@ def evaluate_runs(
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
         name = "student" if len(runs) == 1 else os.path.relpath(path, common)
-        evaluation = RunEvaluation(Run(path), texts, name=name, gallery=gallery, progress=progress)
-        own = list(evaluation.rows(teachers, baselines, measured))
-        if not own:
-            continue
-        notes += [evaluation.replaced] if evaluation.replaced else []
-        inputs |= {str(path): evaluation.inputs["student"]} if "student" in evaluation.inputs else {}
-        if evaluation.accelerator.is_main_process:
-            contents = {
-                "data": evaluation.data.data.model_dump(mode="json"),
-                "evaluation": evaluation.options.model_dump(mode="json"),
-                "rows": [row.to_dict() for row in own],
-            }
-            file = evaluation.run.path / f"evaluation{_suffix(evaluation)}.json"
-            write_text(file, json.dumps(contents, indent=1) + "\n")
-            if evaluation.suffix and evaluation.replaced:
-                evaluation.say(f"the rows are in {file}")
-            elif evaluation.suffix:
-                evaluation.say(f"these are other samples than the run's own: the rows are in {file}")
-            elif evaluation.networks.suffix():
-                evaluation.say(f"these are other networks than the run's own: the rows are in {file}")
-            elif evaluation.networks.seed_suffix():
-                evaluation.say(f"heads and baselines are of another seed than the run's: the rows are in {file}")
-        suffix = suffix if rows else _suffix(evaluation)
-        rows += own
+        with parting():  # each run has its own precision
+            evaluation = RunEvaluation(Run(path), texts, name=name, gallery=gallery, progress=progress)
+            main = evaluation.accelerator.is_main_process
+            own = list(evaluation.rows(teachers, baselines, measured))
+            if not own:
+                continue
+            notes += [evaluation.replaced] if evaluation.replaced else []
+            inputs |= {str(path): evaluation.inputs["student"]} if "student" in evaluation.inputs else {}
+            if main:
+                contents = {
+                    "data": evaluation.data.data.model_dump(mode="json"),
+                    "evaluation": evaluation.options.model_dump(mode="json"),
+                    "rows": [row.to_dict() for row in own],
+                }
+                file = evaluation.run.path / f"evaluation{_suffix(evaluation)}.json"
+                write_text(file, json.dumps(contents, indent=1) + "\n")
+                if evaluation.suffix and evaluation.replaced:
+                    evaluation.say(f"the rows are in {file}")
+                elif evaluation.suffix:
+                    evaluation.say(f"these are other samples than the run's own: the rows are in {file}")
+                elif evaluation.networks.suffix():
+                    evaluation.say(f"these are other networks than the run's own: the rows are in {file}")
+                elif evaluation.networks.seed_suffix():
+                    evaluation.say(f"heads and baselines are of another seed than the run's: the rows are in {file}")
+            suffix = suffix if rows else _suffix(evaluation)
+            rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     if len({*inputs.values()}) > 1:
         each = ", ".join(f"{run}: {what}" for run, what in inputs.items())
         notes.append(f"these students read different inputs, which their numbers depend on ({each})")
         log.warning("%s", notes[-1])
-    main = evaluation.accelerator.is_main_process
     drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
     return EvaluationResult(tuple(rows), drawn, tuple(notes))
 

@@ -16,6 +16,7 @@ from ..core.run import Run, no_run
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
 from ..training.networks import check_other_data
+from ..training.processes import parting
 from .cost import data_size
 from .evaluation_data import replaced_data
 from .export_int8 import ExportSamples, Int8Result, quantized
@@ -100,8 +101,8 @@ class ExportResult:
 
 def _prediction_line(export: Export) -> str:
     """What a file returns that answers for each position."""
-    if export.num_classes == 1:
-        return "output: prediction, a quantity at each position"
+    if export.quantity is not None:
+        return f"output: prediction, {export.quantity}"
     named = f" ({', '.join(export.classes)})" if export.classes else ""
     return f"output: prediction, logits of {export.num_classes} classes at each position{named}"
 
@@ -115,6 +116,7 @@ def _of_sizes(export: Export) -> str:
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,

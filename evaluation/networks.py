@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +14,13 @@ from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.fingerprint import text_hash, weights_hash
+from ..core.predicted_quantity import KEY as QUANTITY
+from ..core.predicted_quantity import stated_quantity
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
 from ..core.weights import find_weights
+from ..models.recipe import quantity_by
 from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
 from ..training.modality_scale import another_modality, check_trained_modality
@@ -98,7 +102,15 @@ class EvaluatedNetworks:
             ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
         """
         network, weights = self._student()
+        if self.config.student.weights in (None, self.own.student.weights) and network.recipe.get("num_classes") == 1:
+            # A finished student's file says it; a checkpoint does not.
+            network.recipe = {QUANTITY: self._stated_quantity(), **network.recipe}
         return EvaluatedNetwork("student", self.config.student.model, network, weights, self.config.student)
+
+    def _stated_quantity(self) -> str | None:
+        with suppress(ContrastillError):  # files of teachers may be gone
+            return stated_quantity(self.own, (quantity_by(one.model, one.weights) for one in self.own.teachers))
+        return stated_quantity(self.own)
 
     def teacher(self, number: int) -> EvaluatedNetwork:
         """One of the run's teachers, which needs no student.

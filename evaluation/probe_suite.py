@@ -20,7 +20,7 @@ from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
 from ..probe.layers import spatial_note
 from ..probe.linear import PROTOCOLS
-from ..training.processes import accelerator_of
+from ..training.processes import accelerator_of, parting
 from .messages import print_message, printer
 from .networks import EvaluatedNetwork
 from .probe_data_set import DataSetProbe
@@ -45,6 +45,7 @@ DataLike = str | os.PathLike | DataName
 @checked
 @own_settings()
 @own_generators()
+@parting()
 def probe_networks(
     networks: NetworkLike | NetworkName | Sequence[Any],
     data: DataLike | Sequence[DataLike],

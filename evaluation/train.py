@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..core.arguments import plain_number
 from ..core.config.loading import load_config, make_config
 from ..core.config.schema import RunConfig
+from ..core.config.stated import check_agreement
 from ..core.config.yaml_values import override_value, values_of
 from ..core.errors import UsageError
 from ..core.generators import own_generators
 from ..core.torch_settings import own_settings
+from ..training.processes import parting
 from ..training.progress import accuracy_text
 from ..training.run import train_run
 
@@ -59,6 +61,7 @@ class TrainResult:
 
 @own_settings()
 @own_generators()
+@parting()
 def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = True) -> TrainResult | SeedsResult | None:
     """Train what a config describes, going on where an earlier call was stopped; the same as ``contrastill train``.
 
@@ -103,6 +106,8 @@ def resolve_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
             )
         return load_config(os.fspath(config), overrides_as_text(overrides))
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+    if isinstance(overrides, Mapping):
+        check_agreement((f"overrides[{key!r}]", key, value) for key, value in overrides.items())
     return make_config(config.model_dump(), values) if values else config
 
 
@@ -117,6 +122,7 @@ def overrides_as_text(overrides: Overrides) -> list[str]:
         if isinstance(overrides, str) or not isinstance(overrides, Iterable):
             raise UsageError(f'overrides is {overrides!r}: pass a list such as ["train.epochs=10"], or a dict')
         return list(overrides)
+    check_agreement((f"overrides[{key!r}]", key, value) for key, value in overrides.items())
     return [f"{key}={_flow(value)}" for key, value in overrides.items()]
 
 

@@ -18,6 +18,8 @@ from ..core.arguments import checked
 from ..core.config.fields import MOST_CLASSES
 from ..core.errors import ContrastillError, UsageError
 from ..core.plugins import import_plugins, imports_of
+from ..core.predicted_quantity import KEY as QUANTITY
+from ..core.predicted_quantity import quantity_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.torch_settings import own_settings
@@ -170,6 +172,7 @@ def build_network(
         "classes": tuple(names) if names and len(names) == count else None,
         # What a run trained for says how its logits are read; of other weights it is not known.
         **({"several_classes": bool(recipe.get("several_classes"))} if recipe else {}),
+        **({QUANTITY: quantity} if (quantity := quantity_of({**recipe, "num_classes": count})) else {}),
     }
     return network
 
@@ -216,7 +219,7 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
     Raises:
         UsageError: The network was not made by :func:`build_network`.
     """
-    if not network.recipe:
+    if "model" not in network.recipe:
         raise UsageError(
             "only a network of build_network can be saved as a student: for another module save its state_dict"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.predicted_quantity import quantity_of
 from ..core.preprocess import Preprocess
 from ..core.registry import PRETRAINED
 from ..core.value_scale import ValueScale
@@ -46,6 +47,13 @@ def several_classes_of(model: str, weights: str | os.PathLike | None) -> bool | 
     """
     recipe = {} if weights in (None, PRETRAINED) else recipe_of(find_weights(weights), model)
     return bool(recipe.get("several_classes")) if recipe else None
+
+
+def quantity_by(model: str, weights: str | os.PathLike | None) -> str | None:
+    """What a run trained a network with its weights to predict at each position, see
+    :func:`~contrastill.core.predicted_quantity.quantity_of`.
+    """
+    return None if weights in (None, PRETRAINED) else quantity_of(recipe_of(find_weights(weights), model))
 
 
 def tuples(value: Any) -> Any:

@@ -41,6 +41,7 @@ from .pixel_labels import (
     check_pixel_validation,
     check_some_label,
     pixel_labels,
+    zero_hint,
 )
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
@@ -276,9 +277,10 @@ def _dense_test_loader(student: Network, data: _RunData, labels: Any) -> Loader 
         return None
     if outputs != labels.num_classes:
         log.warning(
-            "the student answers with %s classes and the label maps have %s, so no mIoU is measured: give it as many",
+            "the student answers with %s classes and the label maps have %s, so no mIoU is measured: %sgive it as many",
             outputs,
             labels.num_classes,
+            zero_hint(split, outputs, labels.num_classes),
         )
         return None
     return data.evaluating(split)

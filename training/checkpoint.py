@@ -52,6 +52,7 @@ class Snapshot:
         running: Sums of the epoch under way, for its row in metrics.jsonl.
         random: torch's generator states, see :func:`all_random_states`.
         scaler: Gradient scaler's state, for fp16.
+        plain: Of :class:`~contrastill.core.plain_state.PlainState`.
     """
 
     position: Position
@@ -60,6 +61,7 @@ class Snapshot:
     running: dict[str, Tensor] = field(default_factory=dict)
     random: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -139,6 +141,7 @@ def _write(temporary: Path, snapshot: Snapshot) -> None:
             temporary / f"{name}.safetensors",
         )
     state = {"position": vars(snapshot.position), "optimizer": optimizer_rest, "scaler": snapshot.scaler}
+    state["plain"] = snapshot.plain
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     # The digests are written last: a file that was cut off afterwards is found out when it is read.
     digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
@@ -205,6 +208,7 @@ def load_checkpoint(path: Path) -> Snapshot:
         running=tensors["running"],
         random=tensors["random"],
         scaler=state["scaler"],
+        plain=state.get("plain", {}),
     )
 
 

@@ -88,7 +88,14 @@ def check_modality(network: NetworkConfig, split: Split) -> None:
     try:
         check(network.modality, split.modalities, split.camera)
     except UsageError as error:
-        raise UsageError(f"{network.model} cannot read this data: {error}") from error
+        fields: dict[str, str] | None = getattr(split, "unread", {}).get(network.modality)
+        if fields is None:
+            raise UsageError(f"{network.model} cannot read this data: {error}") from error
+        named = ", ".join(f"{name}: {field}" for name, field in fields.items())
+        raise UsageError(
+            f"{network.model} cannot read this data: the file has a field {network.modality}, which data.fields does "
+            f"not name: set 'data.fields={{{named}}}', or for a probe --data 'FILE,fields={{{named}}}'"
+        ) from error
 
 
 def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.data import Loader
 from ..core.dense_prediction import class_maps, dense_prediction, resize_prediction
 from ..core.errors import ContrastillError, UsageError
+from ..core.predicted_quantity import LOG_DEPTH, quantity_of
 from ..core.representation import Network
 from ..core.representation_spec import evaluating
 from ..probe.pixel_measures import boundary_f, confusion_of, measures_of, pixel_targets
@@ -24,6 +25,8 @@ LOWER_IS_BETTER = frozenset({"abs_rel", "rmse"})
 Align = Literal["none", "median"]
 Predict = Callable[[Mapping[str, Tensor]], Tensor]
 _RATIO = 1.25
+_MOST = 40.0
+"""Of log depth: what is above it is wrong anyway, and the squares of its exponential would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def measure_dense(
     """Compare a network's prediction with the label maps ``semantics`` of a split, or with its ``depth``, over all
     ranks, in eval mode; the training flags are put back.
 
-    A prediction of one channel is a quantity and compared with ``depth``; one of more channels are logits, and channel
+    A prediction of one channel is a quantity and compared with ``depth``, its exponential where the student's objective
+    says that it is log depth (``network.recipe["predicts"]``); one of more channels are logits, and channel
     c is class c + 1 of the label maps. Either is enlarged to what it is compared with, bilinearly. Pixels without a
     label, and those whose depth is NaN, infinite or not above 0, are not looked at.
 
@@ -124,7 +128,9 @@ def measure_dense(
                 prediction = dense_prediction(network, batch) if predict is None else predict(batch)
             if sums is None:
                 channels, device = prediction.shape[1], prediction.device
-                sums = _DepthSums(align) if channels == 1 else _ClassSums(channels, classes, boundaries, device)
+                in_logs = quantity_of({**network.recipe, "num_classes": channels}) == LOG_DEPTH
+                quantities = channels == 1
+                sums = _DepthSums(align, in_logs) if quantities else _ClassSums(channels, classes, boundaries, device)
             # Every rank has to come to the sum, also one whose predictions are damaged.
             damaged += sums.damage(prediction)
             # A rank's share of the last batch may be empty.
@@ -172,10 +178,10 @@ class _ClassSums:
 class _DepthSums:
     """What the pixels of the frames so far add up to: their number, the errors, and how many are near enough."""
 
-    def __init__(self, align: Align) -> None:
+    def __init__(self, align: Align, in_logs: bool) -> None:
         if align not in ("none", "median"):
             raise UsageError(f"align is {align!r}: depths are compared as they are (none) or by their median (median)")
-        self.align = align
+        self.align, self.in_logs = align, in_logs
         self.total = torch.zeros(6, dtype=torch.float64)
 
     def damage(self, prediction: Tensor) -> Tensor:
@@ -186,6 +192,8 @@ class _DepthSums:
         # Apple's devices have no float64.
         wide = torch.float32 if prediction.device.type == "mps" else torch.float64
         ours, depth = resize_prediction(prediction, depth.shape[1:])[:, 0].to(wide), depth.to(wide)
+        if self.in_logs:  # enlarged first, as the loss does
+            ours = ours.clamp(max=_MOST).exp()
         there = depth.isfinite() & (depth > 0)
         if self.align == "median":
             scale = _median(depth, there) / _median(ours, there)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..core.arguments import checked
 from ..core.config.loading import make_config, make_data_config
-from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
+from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.config.stated import check_agreement
 from ..core.entry_checks import kind_of
-from ..core.errors import UsageError, device_hint, unknown_name
+from ..core.errors import UsageError
 from ..core.generators import own_generators
 from ..core.plugins import import_plugins, module_names
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
@@ -29,6 +30,7 @@ from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .data import check_modality, open_loader, open_splits
+from .keywords import dotted_keys, given_keys
 from .pixel_labels import answers_for_positions
 from .progress import accuracy_text
 from .recipe import default_dense_objectives, default_objectives, default_training
@@ -135,7 +137,8 @@ def distill(
     their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
 
     Raises:
-        UsageError: Something that does not exist, or that does not fit the rest; nothing is written then.
+        UsageError: Something that does not exist, that does not fit the rest, or that is given twice and differently;
+            nothing is written then.
         ContrastillError: The training failed or was stopped; what was written before stays.
 
     Example:
@@ -148,7 +151,10 @@ def distill(
         >>> sorted(result.config.objectives), result.student(torch.rand(2, 3, 16, 16)).shape
         (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
-    settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
+    keywords = overrides if epochs is None else {"epochs": epochs, **overrides}
+    settings = dotted_keys(keywords)
+    modalities = {"student_modality": student_modality, "teacher_modality": teacher_modality, "embedding": embedding}
+    check_agreement(given_keys(teacher, student, data, objectives, modalities, keywords))
     if "imports" in settings:
         settings["imports"] = module_names(settings["imports"])
         import_plugins(settings["imports"])
@@ -248,35 +254,6 @@ def _objectives(objectives: str | Sequence[Any] | Mapping[Any, Any]) -> dict[str
         for name, entry in entries.items()
         if entry is not None  # as null in a file
     }
-
-
-def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords as dotted keys of a config."""
-    named = {"out", "seed", "data", "teachers", "student", "objectives"}
-    dotted: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if key in TrainConfig.model_fields:
-            dotted[f"train.{key}"] = value
-        elif "." not in key and (key not in RunConfig.model_fields or key in named):
-            section, _, inner = key.partition("_")
-            if section in ("data", "student", "cache", "evaluation", "ensemble") and inner:
-                raise UsageError(
-                    f"keyword of distill {key!r} does not exist: a key of a section is **{{'{section}.{inner}': …}}"
-                )
-            owners = [name for name, entry in OBJECTIVES.items() if key in entry.Options.model_fields]
-            if owners:
-                raise UsageError(
-                    f"keyword of distill {key!r} does not exist: it is an option of {', '.join(owners)}, as "
-                    f"objectives={{'{min(owners, key=len)}': {{'{key}': …}}}}"
-                )
-            if hint := device_hint(key):
-                raise UsageError(f"keyword of distill {key!r} does not exist: {hint}")
-            raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
-        elif isinstance(value, Mapping) and "." not in key:
-            dotted |= {f"{key}.{inner}": one for inner, one in value.items()}
-        else:
-            dotted[key] = value
-    return dotted
 
 
 class _Batches:

@@ -16,6 +16,7 @@ from ..core.arguments import checked
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
 from ..core.errors import UsageError
+from ..core.plain_state import PlainState
 from ..core.representation import Network, Representation
 from ..core.run import Run
 from ..core.teachers.repeatable import unrepeatable_notes, unrepeatable_student_notes
@@ -134,6 +135,7 @@ class _Training:
         self.epochs = self.initial_epochs + epochs
         self.average = None if config.ema is None else MovingAverage(transfer.student, config.ema)
         transfer.prepare(train)
+        self.plain = PlainState(transfer.terms)  # type: ignore[arg-type]
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
         # broadcast rank 0's.
         ignored = [
@@ -301,17 +303,15 @@ class _Training:
         if self.run is None:
             return
         # Called on all ranks: the rows of a sharded bank are gathered.
-        trained, running, random = (
-            self.transfer.trained_state(),
-            self.sums.total(),
-            all_random_states(self.accelerator.device),
-        )
+        trained, running = self.transfer.trained_state(), self.sums.total()
+        random = all_random_states(self.accelerator.device)
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
         if self.average is not None:
             trained |= self.average.state()
         snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
+        snapshot.plain = self.plain.changed()
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
     def _resume(self) -> list[dict[str, Any]]:
@@ -335,6 +335,7 @@ class _Training:
         match_memory(self.optimizer)
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
+        self.plain.load(snapshot.plain)
         set_random_state(snapshot.random)
         self.sums.load(snapshot.running)
         if is_main:

@@ -92,7 +92,8 @@ def check_pixel_validation(split: Any, outputs: int | None, classes: int | None)
     elif modality not in split.modalities:
         reason = f"the training split has no {modality} to compare it with:"
     elif outputs not in (1, classes):
-        reason = f"that has {outputs} classes and the label maps {classes}: give the student {classes}, or"
+        hint = zero_hint(split, outputs, classes)
+        reason = f"that has {outputs} classes and the label maps {classes}: {hint}give the student {classes}, or"
     elif not _any_above_0(split, modality):
         reason = (
             f"none of the {split.num_samples} samples set apart has a pixel with {modality}: set a larger share, or"
@@ -100,6 +101,18 @@ def check_pixel_validation(split: Any, outputs: int | None, classes: int | None)
     else:
         return
     raise UsageError(f"train.validation measures {measure}, and {reason} leave it out")
+
+
+def zero_hint(split: Any, outputs: int, classes: int | None) -> str:
+    """What to do besides where the student has one class more than the label maps, in which 0 occurs: it may be meant
+    as a class. Else empty.
+    """
+    if classes is None or outputs != classes + 1 or split.semantic_classes is not None:
+        return ""
+    loader = split.loader(batch_size=16, device="cpu", seed=0, train=False)
+    if not any(bool((batch[LABELS] == 0).any()) for batch in loader.epoch(0)):
+        return ""
+    return "0 counts as unlabelled: if it is a class of yours, so that labels start at 0, add 1 to all; else "
 
 
 def _any_above_0(split: Any, modality: str) -> bool:

@@ -12,9 +12,11 @@ from typing import Any
 from ..core.classes import gives_places
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
+from ..core.predicted_quantity import KEY as QUANTITY
+from ..core.predicted_quantity import LOG_DEPTH
 from ..core.seeds import members
 from ..models.build import class_names
-from ..models.recipe import several_classes_of
+from ..models.recipe import quantity_by, several_classes_of
 from .pixel_labels import LABELS, PixelLabels, answers_for_positions
 from .schedule import default_epochs
 
@@ -107,6 +109,8 @@ def default_dense_objectives(
         chosen["pixel_cross_entropy"] = {"weight": 1.0}
     elif quantity and "depth" in split.modalities and not reads_depth:
         chosen["scale_invariant"] = {"weight": 1.0}
+        if teachers and all(_predicted(teacher) == LOG_DEPTH for teacher in teachers):
+            chosen["scale_invariant"][QUANTITY] = LOG_DEPTH
     if not teachers and not chosen:
         if quantity:
             raise UsageError(
@@ -153,6 +157,11 @@ def _answers_as(teacher: Mapping[str, Any], student: Mapping[str, Any], labels: 
         return {*labels.classes} <= {*own}
     counts = [teacher.get("num_classes"), student.get("num_classes")]
     return None in counts or counts[0] == counts[1]
+
+
+def _predicted(teacher: Mapping[str, Any]) -> str | None:
+    weights = teacher.get("weights")
+    return quantity_by(teacher["model"], next(iter(members(weights)), weights) if weights else None)
 
 
 def default_training(

@@ -17,6 +17,7 @@ from ..core.arguments import checked
 from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.fingerprint import weights_hash
+from ..core.predicted_quantity import quantity_in_words
 from ..core.registry import MODALITIES, short_name
 from ..core.representation import Taps
 from ..core.run import Run
@@ -245,7 +246,7 @@ def _answers(recipe: Mapping[str, Any]) -> str:
     if not _dense(recipe):
         return f"logits (B, {count})"
     if count == 1:
-        return "prediction (B, 1, H, W), a quantity at each position, such as depth in metres"
+        return f"prediction (B, 1, H, W), {quantity_in_words(recipe)}"
     return (
         f"prediction (B, {count}, H, W), logits at each position, whose channel c, from 0 on, is class c + 1 of the "
         "label maps"

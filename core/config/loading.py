@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..arguments import plain_number
 from ..errors import UsageError, names_beside, nearest
 from ..plugins import requested_plugins
 from ..recognition import recognised
 from ..registry import DATASETS, PYTHON_PREFIX
 from .schema import DataConfig, RunConfig
+from .stated import Given, given_below, plain
 from .validation import checked, validate, validate_data
 from .yaml_values import joined, override_value, read_written, texts_of, values_of, yaml_problem
 
@@ -205,24 +205,19 @@ def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any
 
     key = ""
     try:
-        tree = OmegaConf.create(_plain(_without_unread(values, overrides)))
+        tree = OmegaConf.create(plain(_without_unread(values, overrides)))
+        before: list[Given] = []
         for key, value in overrides.items():
-            _put(tree, key, _plain(value))
+            value = plain(value)
+            for one, inner in [(key, value), *given_below(before, key, value)]:
+                _put(tree, one, inner)
+            before.append((key, value))
     except OmegaConfBaseException as error:
         what = f"{key}={overrides[key]!r} is no value" if key else "the values given are no config"
         raise UsageError(
             f"{what}: {str(error).splitlines()[0]}; pass numbers, text, lists and dicts of them"
         ) from error
     return OmegaConf.to_container(tree)
-
-
-def _plain(value: Any) -> Any:
-    """Mappings, sequences and paths as a file of YAML has them."""
-    if isinstance(value, Mapping):
-        return {plain_number(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else plain_number(value)
 
 
 def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:
@@ -257,6 +252,7 @@ class _Tree:
     def __init__(self, written: Mapping[str, Any]) -> None:
         from omegaconf import OmegaConf
 
+        self._before: list[Given] = []
         self.values, self.texts = OmegaConf.create(values_of(written)), OmegaConf.create(texts_of(written))
 
     def override(self, override: str) -> None:
@@ -269,8 +265,9 @@ class _Tree:
             raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
         try:
             value = override_value(text) if text else None
-            _put(self.values, key, values_of(value))
-            _put(self.texts, key, texts_of(value))
+            for one, inner in [(key, value), *given_below(self._before, key, value)]:
+                _put(self.values, one, values_of(inner))
+                _put(self.texts, one, texts_of(inner))
         except (OmegaConfBaseException, YAMLError) as error:
             reason = (
                 "a list or mapping that does not end, or is no YAML"
@@ -278,6 +275,7 @@ class _Tree:
                 else str(error).splitlines()[0]
             )
             raise UsageError(f"{override!r} cannot be read: {reason}") from error
+        self._before.append((key, value))
 
     def container(self) -> dict[str, Any]:
         """Values with their texts, all references resolved."""
@@ -312,4 +310,4 @@ def to_yaml(config: RunConfig) -> str:
     """The resolved config as YAML: what --dry-run prints and a run keeps as config.yaml."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(config.model_dump())))
+    return OmegaConf.to_yaml(OmegaConf.create(plain(config.model_dump())))

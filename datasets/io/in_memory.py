@@ -52,6 +52,7 @@ class TensorSplit:
     Attributes:
         num_samples: N.
         modalities: Modality -> shape (C, H, W) of one sample.
+        unread: Fields of a file that are not read -> the fields by modality that would read them too.
 
     Raises:
         UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width
@@ -78,6 +79,7 @@ class TensorSplit:
         num_classes = len(classes) if num_classes is None and classes is not None else num_classes
         self.images, self.label_vectors = dict(images), label_vectors
         self.camera, self.semantic_classes = camera, semantic_classes
+        self.unread: dict[str, dict[str, str]] = {}
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
         self.modalities = {
             name: (stored.storage.shape[3], stored.height, stored.width) for name, stored in self.images.items()

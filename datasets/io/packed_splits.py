@@ -131,3 +131,9 @@ def keep_labels(labels: PaddedImages | None, fraction: float) -> None:
     dropped = torch.ones(len(labels.storage), dtype=torch.bool)
     dropped[stays] = False
     labels.storage[dropped] = 0
+
+
+def unread_fields(group: h5py.Group, fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Fields of images in a group that are not read, and the fields by modality that would read each too."""
+    images = [name for name, item in group.items() if isinstance(item, h5py.Dataset) and item.ndim in (3, 4)]
+    return {name: {**fields, name: name} for name in images if name not in (*fields, *fields.values())}

@@ -106,3 +106,17 @@ def test_a_users_own_objective_sets_what_it_likes():
     mine = Mine()
     mine.margin = 2.0
     assert mine.margin == 2.0
+
+
+@pytest.mark.parametrize("text", ["3", "three"])
+def test_a_text_is_no_number_when_set(text):
+    loss = KD()
+    with pytest.raises(UsageError, match=rf"KD\(temperature='{text}'\): input should be a valid number"):
+        loss.temperature = text
+    assert loss.temperature == KD().temperature
+    loss.temperature = 3
+    assert torch.equal(loss(TEACHER, TEACHER + 1), KD(temperature=3)(TEACHER, TEACHER + 1))
+    later = crd()
+    later.bias = "released"
+    with pytest.raises(UsageError, match="bias"):
+        later.bias = "3"

@@ -2,6 +2,8 @@
 
 import os
 import select
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,22 @@ def test_it_ends_when_the_process_that_started_it_is_killed(forked, tmp_path):
         assert select.select([descriptor], [], [], 60)[0], "it still runs"
     finally:
         os.close(descriptor)
+
+
+_UNGUARDED = """
+import sys
+from contrastill import run_benchmark
+run_benchmark("cifar100", data=sys.argv[1], pairs=["resnet14:resnet8"], objectives=["kd"], seeds=1, out=sys.argv[2],
+              overrides={"train.epochs": 1, "train.batch_size": 16})
+"""
+
+
+def test_a_script_that_calls_it_without_a_guard_gets_one_sentence(four_classes, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_UNGUARDED)
+    command = [sys.executable, script, four_classes, tmp_path / "out"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    lines = answer.stderr.strip().splitlines()
+    assert answer.returncode == 1 and 'put the call under if __name__ == "__main__":' in lines[-1]
+    # The caller's own traceback alone.
+    assert sum(line.startswith("Traceback") for line in lines) == 1 and "FileNotFoundError" not in answer.stderr

@@ -1,0 +1,114 @@
+"""What losses of a user's own count or collect in plain attributes, which a module's ``state_dict`` leaves out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from .objective import Objective
+from .user_code import definition, is_own
+
+log = logging.getLogger(__name__)
+
+_LEFT_OUT = frozenset({*vars(nn.Module()), *vars(Objective()), "in_transfer"})
+"""Attributes of every objective, which it writes anew in each pass or the training sets."""
+_TUPLE, _DICT = "tuple:", "dict:"
+_OTHERS = (Tensor, np.ndarray, np.generic, set, deque)
+"""What may be collected too, and JSON does not hold."""
+
+
+class PlainState:
+    """The plain attributes of a module's parts that are neither torch's nor contrastill's, as far as a training changes
+    them.
+
+    Args:
+        module: Before the training.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._warned = module, False
+        self._before = {(name, key): _remembered(value) for name, _, key, value in self._attributes()}
+
+    def changed(self) -> dict[str, dict[str, Any]]:
+        """For a checkpoint: of each part the attributes that are others than before, as JSON has them. A line names
+        those that JSON cannot hold.
+        """
+        state: dict[str, dict[str, Any]] = {}
+        lost = []
+        for name, part, key, value in self._attributes():
+            if (name, key) in self._before and _same(self._before[name, key], _remembered(value)):
+                continue
+            if _is_plain(value):
+                state.setdefault(name, {})[key] = _to_json(value)
+            elif isinstance(value, _OTHERS):
+                lost.append(f"{key} of {type(part).__name__}")
+        if lost and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s changed in the training and is in no checkpoint: where a loss reads it at a later step, keep it as "
+                "a tensor of self.register_buffer(name, tensor), or as numbers and lists of them",
+                ", ".join(lost),
+            )
+        return state
+
+    def load(self, state: dict[str, dict[str, Any]]) -> None:
+        """Put back what :meth:`changed` gave; parts that are no longer there are passed over."""
+        parts = dict(self._module.named_modules())
+        for name, values in state.items():
+            for key, value in values.items() if name in parts else ():
+                setattr(parts[name], key, _from_json(value))
+
+    def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
+        for name, part in self._module.named_modules():
+            if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] == "torch":
+                continue
+            for key, value in vars(part).items():
+                if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
+                    yield name, part, key, value
+
+
+def _remembered(value: Any) -> Any:
+    """What tells later whether a value changed: of a tensor, which may be large, itself and how often it was written
+    to.
+    """
+    return (value, value._version) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(before, tuple) and before and isinstance(before[0], Tensor):
+        return isinstance(now, tuple) and bool(now) and before[0] is now[0] and before[1] == now[1]
+    if isinstance(before, (np.ndarray, np.generic)) or isinstance(now, (np.ndarray, np.generic)):
+        return type(before) is type(now) and bool(np.array_equal(before, now))
+    return type(before) is type(now) and bool(before == now)
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, (*value, *value.values())))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_DICT: [[_to_json(key), _to_json(inner)] for key, inner in value.items()]}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_to_json(inner) for inner in value]}
+    return [_to_json(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(inner) for inner in value]
+    if isinstance(value, dict):
+        if _TUPLE in value:
+            return tuple(_from_json(inner) for inner in value[_TUPLE])
+        return {_from_json(key): _from_json(inner) for key, inner in value[_DICT]}
+    return value

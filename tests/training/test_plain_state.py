@@ -1,0 +1,133 @@
+"""Losses that count in plain attributes end, stopped and called again, as those that were never stopped."""
+
+import json
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import contrastill
+from contrastill.core.objective import Objective
+from contrastill.core.registry import OBJECTIVES
+from contrastill.training.checkpoint import checkpoints
+
+IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(24) % 4
+
+
+class Meter(nn.Module):
+    """A part of a loss, which has state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {"samples": 0, 3: (1, "x")}
+
+    def forward(self, values):
+        self.seen["samples"] += len(values)
+        return values
+
+
+class Counting(Objective):
+    needs = frozenset({"logits"})
+    takes_mixed = True
+
+    def __init__(self):
+        super().__init__()
+        self.n, self.rate, self.past, self.last, self.meter = 0, 1.0, [], None, Meter()
+
+    def per_sample(self, student, teacher, batch):
+        losses = self.meter((student.logits - teacher.logits).square().mean(1))
+        if self.training:
+            self.n += 1
+            self.rate *= 0.97
+            self.past = [*self.past[-2:], float(losses.detach().mean())]
+            self.last = (self.n, self.past[0])
+            self.lazy = getattr(self, "lazy", 0) + 1
+        scale = self.n + self.rate + sum(self.past) + self.last[0] + self.lazy + self.meter.seen["samples"]
+        return losses * scale / 50
+
+
+class Collecting(Counting):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.mean = deque(maxlen=4), torch.zeros(())
+
+    def per_sample(self, student, teacher, batch):
+        losses = super().per_sample(student, teacher, batch)
+        self.rows.append(1)
+        self.mean = losses.detach().mean()
+        return losses
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    for kind in (Counting, Collecting):
+        OBJECTIVES.register(kind.__name__.lower())(kind)
+    yield
+    for kind in (Counting, Collecting):
+        OBJECTIVES._entries.pop(kind.__name__.lower(), None)
+
+
+class Dying(TensorDataset):
+    """Ends the training after so many samples."""
+
+    left = 10**9
+
+    def __getitem__(self, place):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(place)
+
+
+def net(width, seed):
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4)
+    return nn.Sequential(*layers)
+
+
+def train(data, out, objective="counting", **options):
+    options = {"epochs": 4, "batch_size": 8, "lr": 0.02, "quiet": True, "checkpoint_every_steps": 1} | options
+    return contrastill.distill(net(6, 0), net(4, 1), (data, data), out=out, objectives=objective, **options)
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: row[name] for name in ("epoch", "loss", "counting", "top1") if name in row} for row in lines]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stopped_training_counts_on(tmp_path, accumulation):
+    whole = train(TensorDataset(IMAGES, LABELS), tmp_path / "whole", accumulation_steps=accumulation)
+    data, stops = Dying(IMAGES, LABELS), 0
+    while not (tmp_path / "stopped" / "student.safetensors").exists():
+        data.left = 150
+        try:
+            train(data, tmp_path / "stopped", accumulation_steps=accumulation)
+        except (KeyboardInterrupt, contrastill.ContrastillError):
+            stops += 1
+            assert stops < 20 and checkpoints(tmp_path / "stopped" / "checkpoints")
+    assert stops > 0
+    one, two = whole.student.state_dict(), contrastill.load_student(tmp_path / "stopped", module=net(4, 1)).state_dict()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_a_checkpoint_holds_what_changed_alone(tmp_path):
+    train(TensorDataset(IMAGES, LABELS), tmp_path / "run", epochs=1)
+    newest = checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    plain = json.loads((newest / "state.json").read_text())["plain"]
+    (name,) = (key for key in plain if not key.endswith("meter"))
+    assert {*plain[name]} == {"n", "rate", "past", "last", "lazy"} and {*plain[f"{name}.meter"]} == {"seen"}
+    library = train(TensorDataset(IMAGES, LABELS), tmp_path / "library", "kd", epochs=1)
+    newest = checkpoints(library.out / "checkpoints")[-1]
+    assert json.loads((newest / "state.json").read_text())["plain"] == {}
+
+
+def test_what_json_cannot_hold_is_named_once(tmp_path, caplog):
+    train(TensorDataset(IMAGES, LABELS), tmp_path / "run", "collecting")
+    lines = [line for line in caplog.messages if "is in no checkpoint" in line]
+    assert len(lines) == 1 and "rows of Collecting" in lines[0] and "mean of Collecting" in lines[0]
+    assert "self.register_buffer" in lines[0] and "past" not in lines[0]

@@ -181,6 +181,12 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
             self.recipe = with_answer(self.recipe, self.module)
             cast(dict[str, Any], self._hub_mixin_config)["recipe"] = self.recipe
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)
+        there = save_directory / "README.md"
+        if there.exists() and there.read_text(encoding="utf-8") != str(self.generate_model_card()):
+            log.warning(
+                "%s stays as it is, and its figures may be of other weights: remove it before saving for a new card",
+                there,
+            )
 
     @classmethod
     def _from_pretrained(

@@ -363,6 +363,17 @@ def test_the_card_of_changed_weights_has_no_figures_of_the_run(teacher, own, tmp
         assert "does not answer" not in caplog.text
 
 
+def test_a_card_that_is_there_stays_and_a_line_says_so_where_it_would_be_another(teacher, tmp_path, caplog):
+    student = contrastill.Student.from_run(teacher.out)
+    for _ in range(2):
+        student.save_pretrained(tmp_path / "hub")
+    assert "stays as it is" not in caplog.text
+    with torch.no_grad():
+        next(student.module.parameters()).zero_()
+    student.save_pretrained(tmp_path / "hub")
+    assert f"{tmp_path / 'hub' / 'README.md'} stays as it is, and its figures may be of other weights" in caplog.text
+
+
 def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, teacher, own, tmp_path):
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     for result, module in ((teacher, None), (own, Tiny())):

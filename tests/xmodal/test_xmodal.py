@@ -167,7 +167,7 @@ def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(of_
             "needs depth in metres, and that of this data is relative",
         ),
         (["student.modality=thermal"], "modality 'thermal' does not exist"),
-        (["data.fields={depth: depth_mm}"], "resnet8 cannot read this data: modality rgb is not in this data"),
+        (["data.fields={depth: depth_mm}"], "the file has a field rgb, which data.fields does not name: set"),
         (["data.splits={train: labelled, test: labelled}"], "set data.blocks"),
     ],
 )

@@ -102,7 +102,7 @@ class Beside(nn.Module):
     def __init__(self, form, linear=False):
         super().__init__()
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # of other weights none of the four features may be above 0
+            torch.manual_seed(3)  # of other weights none of the four features may be above 0
             self.conv, self.fc, self.form = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), form
             self.neck = nn.Linear(4, 4) if linear else nn.Identity()
 

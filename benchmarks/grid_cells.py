@@ -16,7 +16,7 @@ def ensemble(count: int, *overrides: str) -> list[str]:
         [f"teachers.{n}.model={model}", f"teachers.{n}.weights={{runs}}/teacher_{model}-{seed}"]
         for n, (model, seed) in enumerate(TEACHERS[:count])
     ]
-    views = ["train.views=2", "train.teacher_cache={runs}/teachers_said", "data.name=packed"]
+    views = ["train.views=2", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
     return [*sum(named, []), "student.model=resnet8", *views, *overrides]
 
 

@@ -136,7 +136,9 @@ def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: boo
             f"depth of {dtype} is no {scale.kind or 'stored depth'} in {scale.unit}, which this network was trained "
             "on: give metres as floats, as images.float() / 1000 of millimetres, and NaN where nothing was measured"
         )
-    if not is_bytes and not stored_wide:
+    # Training data of these are 8-bit integers too, and read as they are.
+    small = dtype in (torch.int8, torch.bool) and scale.kind == BYTES
+    if not is_bytes and not stored_wide and not small:
         raise UsageError(
             f"images of {dtype} have no known scale, as this network was trained on {scale}: give floats in that scale"
         )

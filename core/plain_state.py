@@ -1,4 +1,6 @@
-"""What losses of a user's own count or collect in plain attributes, which a module's ``state_dict`` leaves out."""
+"""What losses and students of a user's own count or collect in plain attributes, which a module's ``state_dict`` leaves
+out.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,29 @@ import numpy as np
 from torch import Tensor, nn
 
 from .objective import Objective
-from .user_code import definition, is_own
+from .user_code import LIBRARIES, definition, is_own
 
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = frozenset({*vars(nn.Module()), *vars(Objective()), "in_transfer"})
 """Attributes of every objective, which it writes anew in each pass or the training sets."""
 _TUPLE, _DICT = "tuple:", "dict:"
+_STUDENT = "student:"
 _OTHERS = (Tensor, np.ndarray, np.generic, set, deque)
 """What may be collected too, and JSON does not hold."""
 
 
 class PlainState:
-    """The plain attributes of a module's parts that are neither torch's nor contrastill's, as far as a training changes
-    them.
+    """The plain attributes of modules' parts that are neither contrastill's nor a library's, as far as a training
+    changes them.
 
     Args:
-        module: Before the training.
+        terms: Before the training.
+        student: The same.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module, self._warned = module, False
+    def __init__(self, terms: nn.Module, student: nn.Module | None = None) -> None:
+        self._terms, self._student, self._warned = terms, student, False
         self._before = {(name, key): _remembered(value) for name, _, key, value in self._attributes()}
 
     def changed(self) -> dict[str, dict[str, Any]]:
@@ -46,31 +50,38 @@ class PlainState:
                 continue
             if _is_plain(value):
                 state.setdefault(name, {})[key] = _to_json(value)
-            elif isinstance(value, _OTHERS):
+            elif isinstance(value, _OTHERS) and not (name.startswith(_STUDENT) and isinstance(value, Tensor)):
+                # Tensors of a student are mostly what it keeps of each pass for others to look at.
                 lost.append(f"{key} of {type(part).__name__}")
         if lost and not self._warned:
             self._warned = True
             log.warning(
-                "%s changed in the training and is in no checkpoint: where a loss reads it at a later step, keep it as "
-                "a tensor of self.register_buffer(name, tensor), or as numbers and lists of them",
+                "%s changed in the training and is in no checkpoint: where a later step reads it, keep it as a tensor "
+                "of self.register_buffer(name, tensor), or as numbers and lists of them",
                 ", ".join(lost),
             )
         return state
 
     def load(self, state: dict[str, dict[str, Any]]) -> None:
         """Put back what :meth:`changed` gave; parts that are no longer there are passed over."""
-        parts = dict(self._module.named_modules())
+        parts = dict(self._parts())
         for name, values in state.items():
             for key, value in values.items() if name in parts else ():
                 setattr(parts[name], key, _from_json(value))
 
     def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
-        for name, part in self._module.named_modules():
-            if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] == "torch":
+        for name, part in self._parts():
+            if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
                 continue
             for key, value in vars(part).items():
                 if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
                     yield name, part, key, value
+
+    def _parts(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from self._terms.named_modules()
+        if self._student is not None:
+            for name, part in self._student.named_modules():
+                yield f"{_STUDENT}{name}", part
 
 
 def _remembered(value: Any) -> Any:

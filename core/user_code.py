@@ -12,6 +12,9 @@ from typing import Any
 
 from .errors import ContrastillError
 
+LIBRARIES = ("torch", "timm", "torchvision", "transformers")
+"""Whose classes nobody changes between a training and what follows."""
+
 
 def definition(entry: Any) -> Any:
     """The class or function behind a registered entry, as behind a derived modality its function."""

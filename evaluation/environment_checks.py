@@ -55,8 +55,8 @@ class Finding:
             "subject": self.subject,
             "name": self.name,
             "mark": self.mark,
-            "said": self.message,
-            "way": self.advice,
+            "message": self.message,
+            "advice": self.advice,
         }
 
 

@@ -31,7 +31,7 @@ from ..core.weights import (
 )
 from .builder_checks import built_by
 from .file_weights import classifiers_in, encoder_alone, encoder_recipe, load_file, network_source
-from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
+from .recipe import METADATA, TRAINED_FOR, read_recipe, recipe_of, recipe_preprocess
 from .recorded_answer import KEY as ANSWER
 from .recorded_answer import is_of_a_user, recorded, warn_of_another
 from .reused_weights import classifier_order
@@ -162,6 +162,7 @@ def build_network(
         options.get("num_classes", _num_logits(module, source)),
         recipe.get("classes") or getattr(source, "classes", None),
     )
+    trained_for = recipe or getattr(source, "trained_for", {})
     as_trained = all(options.get(key) == recipe.get(key) for key in ("num_classes", "resolution"))
     if file is not None and same and order is None and as_trained:
         warn_of_another(module, recipe, file)
@@ -171,8 +172,8 @@ def build_network(
         "num_classes": count,
         "classes": tuple(names) if names and len(names) == count else None,
         # What a run trained for says how its logits are read; of other weights it is not known.
-        **({"several_classes": bool(recipe.get("several_classes"))} if recipe else {}),
-        **({QUANTITY: quantity} if (quantity := quantity_of({**recipe, "num_classes": count})) else {}),
+        **({"several_classes": bool(trained_for.get("several_classes"))} if trained_for else {}),
+        **({QUANTITY: quantity} if (quantity := quantity_of({**trained_for, "num_classes": count})) else {}),
     }
     return network
 
@@ -270,7 +271,8 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     ``module.preprocess(images, like=module)``), ``module.taps`` says where its
     embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
     where the data had no names), or of the channels of a segmenter's prediction (B, C, H, W): channel c is class c + 1
-    of the label maps. A network that returns a dict, as torchvision's segmenters do, returns it here too:
+    of the label maps; ``module.trained_for`` says, to a training that it is handed to as teacher, how its answers are
+    read. A network that returns a dict, as torchvision's segmenters do, returns it here too:
     ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
     ``torch.export.export`` and ``torch.jit.trace`` take it; ``torch.jit.script`` does not compile such classes.
 
@@ -312,6 +314,7 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
         "taps": Taps(**recipe["taps"]),
         "classes": names and list(names),
         "modality": recipe.get("modality", "rgb"),
+        "trained_for": {key: recipe[key] for key in ("modality", *TRAINED_FOR) if key in recipe},
     }
     for name, value in parts.items():
         # A user's own class may use the name for something else.

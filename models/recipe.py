@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.predicted_quantity import KEY as QUANTITY
 from ..core.predicted_quantity import quantity_of
 from ..core.preprocess import Preprocess
-from ..core.registry import PRETRAINED
+from ..core.registry import PRETRAINED, PYTHON_PREFIX, model_builder
 from ..core.value_scale import ValueScale
 from ..core.weights import find_weights, read_metadata
 
 METADATA = "contrastill"
 """The key of the header."""
+TRAINED_FOR = ("several_classes", QUANTITY)
+"""Keys that say how a network's answers are read; a module in memory has them, and its modality, in an attribute,
+``trained_for``.
+"""
 
 
 def recipe_preprocess(recipe: Mapping[str, Any]) -> Preprocess:
@@ -45,15 +50,23 @@ def several_classes_of(model: str, weights: str | os.PathLike | None) -> bool | 
     """Whether the logits of a network with its weights were trained for any number of classes of a sample; None where
     no run trained them.
     """
-    recipe = {} if weights in (None, PRETRAINED) else recipe_of(find_weights(weights), model)
-    return bool(recipe.get("several_classes")) if recipe else None
+    trained_for = _trained_for(model, weights)
+    return bool(trained_for.get("several_classes")) if trained_for else None
 
 
 def quantity_by(model: str, weights: str | os.PathLike | None) -> str | None:
     """What a run trained a network with its weights to predict at each position, see
     :func:`~contrastill.core.predicted_quantity.quantity_of`.
     """
-    return None if weights in (None, PRETRAINED) else quantity_of(recipe_of(find_weights(weights), model))
+    trained_for = _trained_for(model, weights)
+    return quantity_of({"num_classes": 1, **trained_for})
+
+
+def _trained_for(model: str, weights: str | os.PathLike | None) -> Mapping[str, Any]:
+    """A recipe, or what a module in memory has of it; empty where no run trained these weights."""
+    if weights in (None, PRETRAINED):
+        return getattr(model_builder(model, weights), "trained_for", {}) if model.startswith(PYTHON_PREFIX) else {}
+    return recipe_of(find_weights(weights), model)
 
 
 def tuples(value: Any) -> Any:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from ..core.classes import check_ordered
 from ..core.errors import UsageError
 from ..core.outputs import part_of
-from ..core.representation import Network, Preprocess, Taps
+from ..core.representation import Preprocess, Taps
 from ..core.tapping import OUTPUT, call, is_part
 from .library import Trace
 from .module_outputs import output_paths, prediction_tap, traced, training_path
@@ -46,9 +46,11 @@ class UserModule:
         shape: (C, H, W) of an image as the module takes it.
         classes: Names of its logits, where they are known.
         data_classes: Number of classes of the data, where it has any.
+        trained_for: What its training says of it, see
+            :func:`~.module_facts.module_training`.
 
     Attributes:
-        shape: As given.
+        shape, trained_for: As given.
         num_logits: Outputs of that layer, or D; of a prediction its channels; None where the output is neither.
         dense: Whether it answers for each position.
         classifiers: The name of that layer.
@@ -66,9 +68,10 @@ class UserModule:
         shape: tuple[int, int, int],
         classes: Sequence[str] | None = None,
         data_classes: int | None = None,
+        trained_for: Mapping[str, Any] | None = None,
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
-        self.shape = shape
+        self.shape, self.trained_for = shape, dict(trained_for or {})
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
@@ -307,34 +310,4 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
         way = "; take torch.inference_mode() off its forward, as no loss takes what it returns"
     return UsageError(
         f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}{way}"
-    )
-
-
-def module_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
-    """A module with the taps, the preprocessing and the modality that came with it, as those of a
-    :class:`~contrastill.Network` do.
-    """
-    if isinstance(module, Network):
-        return unwrapped(module.module), module.taps, module.preprocess, module.modality
-    taps, preprocess = getattr(module, "taps", None), getattr(module, "preprocess", None)
-    modality = getattr(module, "modality", None) if isinstance(preprocess, Preprocess) else None
-    return (
-        module,
-        taps if isinstance(taps, Taps) else Taps(),
-        preprocess if isinstance(preprocess, Preprocess) else None,
-        modality if isinstance(modality, str) else None,
-    )
-
-
-def module_classes(module: nn.Module) -> list[str] | None:
-    """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a
-    :class:`~contrastill.Network` do.
-    """
-    names = module.recipe.get("classes") if isinstance(module, Network) else getattr(module, "classes", None)
-    if isinstance(names, Set) and any(isinstance(name, str) for name in names):
-        check_ordered(names, f"the attribute classes of {type(module).__name__}")
-    return (
-        [*names]
-        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
-        else None
     )

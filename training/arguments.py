@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    default_collate,
 )
 
 from ..core.classes import listed
@@ -35,9 +29,12 @@ from ..core.weights import find_weights
 from ..datasets.huggingface import LoadedHuggingFace, has_stored_pictures, is_dataset_dict, is_streamed, usual_pair
 from ..datasets.io.scale import check_same_scale, scale_of
 from ..datasets.user_dataset import UserDataset
+from ..models.module_facts import module_classes, module_parts, module_training
 from ..models.recipe import read_recipe
 from ..models.transformers_taps import class_names
-from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
+from ..models.user_module import UserModule, unwrapped
+from .loader_arguments import AS_DATASET, dataset_of, holds_samples
+from .modality_scale import check_modality_of_module
 from .module_preprocess import module_preprocess
 from .student import Student
 
@@ -72,10 +69,10 @@ class ArgumentResolver:
                 return self._loaded(argument, holds_out=True)
             argument = usual_pair(argument)
         if isinstance(argument, Mapping) and not is_streamed(argument):
-            if not any(map(_holds_samples, argument.values())):
+            if not any(map(holds_samples, argument.values())):
                 arrays = any(isinstance(value, (np.ndarray, Tensor)) for value in argument.values())
                 if arrays and not {"name", "path"} & {*argument}:
-                    raise UsageError(f"data is a {type(argument).__name__} of arrays: {_AS_DATASET}")
+                    raise UsageError(f"data is a {type(argument).__name__} of arrays: {AS_DATASET}")
                 return dict(argument)
             if "train" not in argument or not {*argument} <= {"train", "test"}:
                 raise UsageError(
@@ -101,12 +98,12 @@ class ArgumentResolver:
             if isinstance(array, (np.ndarray, Tensor)) or type(array).__module__.partition(".")[0] == "pandas":
                 whose = "" if pair[1] is None else "a pair, and one of it "
                 kind = f"{type(array).__name__} of shape {tuple(array.shape)}"
-                raise UsageError(f"data is {whose}a {kind}: {_AS_DATASET}")
+                raise UsageError(f"data is {whose}a {kind}: {AS_DATASET}")
         options: dict[str, Any] = {}
         if isinstance(pair[0], DataLoader):
             options = {"workers": pair[0].num_workers}
             self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
-        train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
+        train, test = (dataset_of(one, training=place == 0) for place, one in enumerate(pair))
         if has_stored_pictures(train) and (test is None or has_stored_pictures(test)):
             splits = {"train": train} if test is None else {"train": train, "test": test}
             return self._loaded(splits, holds_out=False) | options
@@ -183,6 +180,8 @@ class ArgumentResolver:
             entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
             classes = None
         entry.setdefault("modality", modality or "rgb")
+        training = module_training(argument)
+        check_modality_of_module(type(module).__name__, training, entry["modality"], learns=role == "student")
         half = next(
             (
                 (name, str(value.dtype)[6:])
@@ -219,7 +218,9 @@ class ArgumentResolver:
         network = Network(module, taps=taps, preprocess=preprocess, modality=entry["modality"])
         check_same_scale(network, type(module).__name__, batch.split)
         channels, height, width = preprocess(images).shape[1:]
-        own = UserModule(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
+        own = UserModule(
+            module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes, training
+        )
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until
         # they are loaded.
         name = object_name(module, mark=_mark(module) if role == "teacher" else "")
@@ -235,73 +236,6 @@ class ArgumentResolver:
             "maps": own.taps.maps,
         }
         return {"model": name, "num_classes": own.num_logits, **entry, **resolved}
-
-
-def _dataset(argument: Any, *, training: bool) -> Any:
-    """What a DataLoader reads, or the dataset itself.
-
-    Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the
-    memory of the device (``pin_memory``, ``prefetch_factor``, ``persistent_workers``, …) and the generator change no
-    value. What would is refused.
-    """
-    dataset = argument.dataset if isinstance(argument, DataLoader) else argument
-    if is_streamed(dataset):
-        raise UsageError(
-            "an IterableDataset streams its rows, and a row of a bank and an order of one's own need rows that are "
-            "read by place: load it with streaming=False, or write WebDataset shards and name their folder"
-        )
-    if not isinstance(argument, DataLoader):
-        return argument
-    if not isinstance(argument.dataset, IterableDataset):
-        if problem := _not_kept(argument, training):
-            raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
-        if training and type(argument.sampler) is SequentialSampler:
-            log.warning(
-                "the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew "
-                "in each epoch, by its seed"
-            )
-    return argument.dataset
-
-
-_AS_DATASET = "make each split a dataset, as torch.utils.data.TensorDataset(images, labels), and pass (train, test)"
-
-
-def _holds_samples(value: Any) -> bool:
-    """Whether it is a dataset or a DataLoader, and no setting."""
-    if isinstance(value, (Dataset, DataLoader)) or is_streamed(value):
-        return True
-    setting = isinstance(value, (str, Sequence, Mapping, np.ndarray, Tensor))
-    return not setting and hasattr(value, "__getitem__") and hasattr(value, "__len__")
-
-
-def _not_kept(loader: DataLoader, training: bool) -> str:
-    """What a DataLoader does that a training here would not; empty where there is nothing of the kind."""
-    sampler = loader.sampler
-    if type(loader).__iter__ is not DataLoader.__iter__:
-        return f"class {type(loader).__name__} hands out batches in a way of its own, which cannot be kept"
-    if loader.batch_sampler is None:
-        return "batch_size=None hands out what the dataset gives as whole batches, and samples are put together here"
-    if type(loader.batch_sampler) is not BatchSampler:
-        return f"{type(loader.batch_sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
-    if type(sampler) not in (RandomSampler, SequentialSampler):
-        return f"{type(sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
-    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
-        return "RandomSampler draws with replacement or another number of samples, and an epoch shows each sample once"
-    if loader.collate_fn is not default_collate:
-        name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
-        return (
-            f"collate_fn {name} cannot be kept, as samples are read one by one and each has its own label and "
-            "index; do in the dataset what it does to a sample"
-        )
-    if loader.worker_init_fn is not None:
-        name = getattr(loader.worker_init_fn, "__qualname__", type(loader.worker_init_fn).__name__)
-        return (
-            f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any "
-            "worker; let the dataset do it when it is first read"
-        )
-    if loader.drop_last and not training:
-        return "drop_last leaves test samples out, and all of them are tested here"
-    return ""
 
 
 def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:

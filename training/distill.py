@@ -155,6 +155,10 @@ def distill(
     settings = dotted_keys(keywords)
     modalities = {"student_modality": student_modality, "teacher_modality": teacher_modality, "embedding": embedding}
     check_agreement(given_keys(teacher, student, data, objectives, modalities, keywords))
+    if settings.get("seeds") is not None:
+        raise UsageError(
+            "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
+        )
     if "imports" in settings:
         settings["imports"] = module_names(settings["imports"])
         import_plugins(settings["imports"])
@@ -190,10 +194,6 @@ def distill(
             "objectives": chosen,
         }
         config = make_config({**tree, "train": {**train, **resolver.train}}, settings, "contrastill.distill(…)")
-        if config.seeds:
-            raise UsageError(
-                "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
-            )
         train_run(config, splits=splits, progress=not quiet)
         return _result(config)
 

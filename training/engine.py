@@ -135,7 +135,7 @@ class _Training:
         self.epochs = self.initial_epochs + epochs
         self.average = None if config.ema is None else MovingAverage(transfer.student, config.ema)
         transfer.prepare(train)
-        self.plain = PlainState(transfer.terms)  # type: ignore[arg-type]
+        self.plain = PlainState(transfer.terms, transfer.student)  # type: ignore[arg-type]
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
         # broadcast rank 0's.
         ignored = [

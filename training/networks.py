@@ -19,9 +19,11 @@ from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
 from ..models.build import build_network, record_shape
+from ..xmodal.recorded_modality import KEY as MADE
+from ..xmodal.recorded_modality import recorded
 from .class_order import ClassOrder, compares_classes, order_classes
 from .data import measure_statistics
-from .modality_scale import check_trained_modality, trained_scale
+from .modality_scale import check_trained_modality, trained_scale, warn_of_changed_modality
 from .pixel_labels import PixelLabels, answers_for_positions
 
 
@@ -147,6 +149,8 @@ def compare_scales(
         if network is networks.student or entry.mean is not None:
             network.preprocess = _of_data(network, split, statistics, {} if entry.mean is None else batch)
     record_shape(networks.student, batch[networks.student.modality])
+    if (made := recorded(networks.student.modality, split.modalities)) is not None:
+        networks.student.recipe = {**networks.student.recipe, MADE: made}
 
 
 def initial_weights(config: RunConfig, networks: Networks) -> dict[str, InitialWeights]:
@@ -233,6 +237,7 @@ def build(
         raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
     if config.mean is None:
         check_trained_modality(config, key, learns=student)
+    warn_of_changed_modality(config)
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):

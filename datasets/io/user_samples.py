@@ -224,11 +224,14 @@ class UserSamples:
 
     def _stored(self, row: int) -> Any:
         try:
-            return self.dataset[row]
+            stored = self.dataset[row]
         except Exception as error:  # a user's own code may raise anything
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
+        if stored is None:
+            raise ContrastillError(f"sample {row} of {self.name} is None: leave it out of the dataset")
+        return stored
 
     def _converted(
         self, row: int, fields: dict[str, Any]

@@ -20,7 +20,7 @@ def findings(capsys, *arguments):
     rows = report["findings"]
     assert code == (1 if report["problems"] else 0)
     assert report["problems"] == sum(row["mark"] == "problem" for row in rows)
-    assert all(row["mark"] in environment_checks.MARKS and (row["mark"] == "ok" or row["said"]) for row in rows)
+    assert all(row["mark"] in environment_checks.MARKS and (row["mark"] == "ok" or row["message"]) for row in rows)
     return {(row["subject"], row["name"]): row for row in rows}
 
 
@@ -36,12 +36,10 @@ def test_all_is_well_here(four_classes, capsys):
         "weights",
         "data",
     }
-    assert rows["versions", "torch"]["said"] == metadata.version("torch") and rows["versions", "python"][
-        "said"
-    ].startswith(sys.version.split()[0])
-    assert (
-        rows["data", str(four_classes)]["said"] == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
-    )
+    messages = {key: finding["message"] for key, finding in rows.items()}
+    assert messages["versions", "torch"] == metadata.version("torch")
+    assert messages["versions", "python"].startswith(sys.version.split()[0])
+    assert messages["data", str(four_classes)] == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
     assert not [finding for finding in rows.values() if finding["mark"] == "problem"]
 
 
@@ -50,7 +48,7 @@ def test_data_that_would_stop_a_training(four_classes, tmp_path, capsys):
     cut.write_bytes(four_classes.read_bytes()[:3000])
     (tmp_path / "empty").mkdir()
     rows = findings(capsys, cut, tmp_path / "nothing.h5", tmp_path / "empty", "romms:x")
-    messages = {name: finding["said"] for (subject, name), finding in rows.items() if subject == "data"}
+    messages = {name: finding["message"] for (subject, name), finding in rows.items() if subject == "data"}
     assert "truncated" in messages[str(cut)] and "does not exist" in messages[str(tmp_path / "nothing.h5")]
     assert "no known layout" in messages[str(tmp_path / "empty")] and "did you mean rooms" in messages["romms:x"]
 

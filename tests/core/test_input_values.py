@@ -61,6 +61,15 @@ def test_colours_in_0_1_are_taken(images):
     assert COLOURS(images).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_small_integers_are_read_as_those_of_the_training(dtype):
+    stored = Preprocess((0.5,), (0.25,), colours=False, scale=ValueScale("8-bit integers", None, (0.5,), (0.25,)))
+    images = torch.tensor([[[[0, 1], [1, 1]]]], dtype=dtype)
+    assert torch.equal(stored(images), (images.float() - 0.5) / 0.25)
+    with pytest.raises(UsageError, match="torch.int16 have no known scale"):
+        stored(images.to(torch.int16))
+
+
 def test_every_batch_is_looked_at_but_those_of_a_training():
     evaluated, trained = network().eval(), network().train()
     for each in (evaluated, trained):

@@ -62,6 +62,13 @@ class Noisy(Dataset):
         return (image, row % 4) if self.labelled else image
 
 
+class Holed(Noisy):
+    """One that returns nothing where an image is broken, as a collate function may leave out."""
+
+    def __getitem__(self, row):
+        return None if row == 5 else super().__getitem__(row)
+
+
 class Pairs(Dataset):
     """Depth and rgb that show the same class."""
 
@@ -453,6 +460,7 @@ class Uneven(Noisy):
             "images go from -.* to .*, and resnet8 normalises"),
         ({"data": TensorDataset(torch.rand(8, 3, 16, 16), torch.rand(8))}, "classes are whole numbers"),
         ({"data": (Noisy(), Noisy(), Noisy())}, "a sequence of 3"),
+        ({"data": Holed()}, "sample 5 of Holed is None: leave it out of the dataset"),
         ({"student_modality": "depth"}, "modality depth is not in this data"),
         ({"objectives": {"crdd": 1}}, "objective 'crdd' does not exist: did you mean crd"),
         ({"objectives": {"crd": {"num_negative": 3}}}, "objectives.crd.num_negative is not a key.*num_negatives"),
@@ -464,6 +472,7 @@ class Uneven(Noisy):
         ({"epoch": 3}, "keyword of distill 'epoch' does not exist: did you mean epochs"),
         ({"lr": "fast"}, "train.lr='fast' is not allowed"),
         ({"seeds": 3}, "seeds is of the command"),
+        ({"seeds": [0, 1]}, "seeds is of the command contrastill train: call distill once for each seed"),
     ],
 )  # fmt: skip
 def test_errors_are_one_sentence_and_nothing_is_written(changes, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Losses that count in plain attributes end, stopped and called again, as those that were never stopped."""
+"""Losses and students that count in plain attributes end, stopped and called again, as whole ones."""
 
 import json
 from collections import deque
@@ -113,6 +113,47 @@ def test_a_stopped_training_counts_on(tmp_path, accumulation):
     one, two = whole.student.state_dict(), contrastill.load_student(tmp_path / "stopped", module=net(4, 1)).state_dict()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+class Fading(nn.Module):
+    """A student whose training branch fades out with the steps, as it counts them itself."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, width, 3), nn.Linear(width, 4)
+        self.steps, self.features = 0, None
+
+    def forward(self, images):
+        self.features = self.body(images).relu().mean((2, 3))
+        if self.training:
+            self.steps += 1
+        return self.head(self.features) * (1 + 1 / (1 + self.steps))
+
+
+def test_a_stopped_student_counts_on(tmp_path, caplog):
+    def fading(data, out):
+        torch.manual_seed(1)
+        options = {"epochs": 4, "batch_size": 8, "lr": 0.02, "quiet": True, "checkpoint_every_steps": 1}
+        contrastill.distill(net(6, 0), Fading(4), (data, data), out=out, objectives="kd", **options)
+
+    fading(TensorDataset(IMAGES, LABELS), tmp_path / "whole")
+    data, stops = Dying(IMAGES, LABELS), 0
+    while not (tmp_path / "stopped" / "student.safetensors").exists():
+        data.left = 150
+        try:
+            fading(data, tmp_path / "stopped")
+        except (KeyboardInterrupt, contrastill.ContrastillError):
+            stops += 1
+            assert stops < 20 and checkpoints(tmp_path / "stopped" / "checkpoints")
+    assert stops > 0
+    one, two = (
+        contrastill.load_student(tmp_path / name, module=Fading(4)).state_dict() for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    newest = checkpoints(tmp_path / "whole" / "checkpoints")[-1]
+    # What the last pass computed is no state.
+    assert json.loads((newest / "state.json").read_text())["plain"] == {"student:module": {"steps": 12}}
+    assert "is in no checkpoint" not in caplog.text
 
 
 def test_a_checkpoint_holds_what_changed_alone(tmp_path):

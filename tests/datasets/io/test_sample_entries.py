@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, TensorDataset
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.datasets.io.user_samples import UserSamples
-from contrastill.models.user_module import module_classes
+from contrastill.models.module_facts import module_classes
 
 RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
 

@@ -40,6 +40,7 @@ from .pixel_labels import (
     answers_for_positions,
     check_pixel_validation,
     check_some_label,
+    measurable_samples,
     pixel_labels,
     zero_hint,
 )
@@ -155,8 +156,8 @@ class _RunData:
 
         validation = None
         if config.train.validation is not None:
-            dense = answers_for_positions(config.student.model)
-            rest, validation = split_off(splits["train"], config.train.validation, config.seed, dense=dense)
+            measurable = measurable_samples(splits["train"], config.student)
+            rest, validation = split_off(splits["train"], config.train.validation, config.seed, measurable=measurable)
             splits = {**splits, "train": rest}
         modalities = [network.modality for network in networks]
         train = training_loader(splits["train"], modalities, config.train, shares)

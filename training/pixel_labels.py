@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError
 from ..core.registry import MODELS
 
@@ -113,6 +114,19 @@ def zero_hint(split: Any, outputs: int, classes: int | None) -> str:
     if not any(bool((batch[LABELS] == 0).any()) for batch in loader.epoch(0)):
         return ""
     return "0 counts as unlabelled: if it is a class of yours, so that labels start at 0, add 1 to all; else "
+
+
+def measurable_samples(split: Any, student: NetworkConfig) -> Tensor | None:
+    """(N,) of bool: by which samples of a split the answers of a student for each position can be measured, those with
+    a labelled pixel, or with depth where it predicts a quantity; None where it answers for the sample.
+    """
+    modality = DEPTH if student.num_classes == 1 else LABELS
+    if not answers_for_positions(student.model):
+        return None
+    if modality not in split.modalities:
+        return torch.ones(split.num_samples, dtype=torch.bool)
+    loader = split.loader(batch_size=64, device="cpu", seed=0, train=False)
+    return torch.cat([(batch[modality] > 0).flatten(1).any(1) for batch in loader.epoch(0)])[: split.num_samples]
 
 
 def _any_above_0(split: Any, modality: str) -> bool:

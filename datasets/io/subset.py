@@ -19,20 +19,21 @@ from .views import PaddedImages
 _VALIDATION = 3
 
 
-def split_off(split: Split, share: float, seed: int, *, dense: bool = False) -> tuple[Any, Any]:
+def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | None = None) -> tuple[Any, Any]:
     """A training split in two: the rest, and a share of each class, drawn by (seed, index).
 
     Args:
         split: With labels.
         share: In (0, 1), of the samples of each class, rounded; one at least of all.
         seed: Of the run.
-        dense: Whether what is predicted is of positions, so that samples need no class of their own.
+        measurable: (N,) of bool, where what is predicted is of positions, so that samples need no class of their own:
+            which of them have something to measure it by. The others stay in the rest, whatever the share.
 
     Raises:
         UsageError: It has no labels, or so few samples that one of the two is empty; a split of another kind than the
             library's; ``skip_corrupted``.
     """
-    if several_classes(split) or (dense and split.targets is None):
+    if several_classes(split) or (measurable is not None and split.targets is None):
         # A sample is of many classes: drawn as if all were of one.
         targets = torch.zeros(split.num_samples, dtype=torch.int64)
     elif split.targets is None:
@@ -42,13 +43,16 @@ def split_off(split: Split, share: float, seed: int, *, dense: bool = False) -> 
     else:
         targets = split.targets.cpu()
     order = hash64(torch.arange(split.num_samples), _VALIDATION, seed).argsort(stable=True)
+    if measurable is not None and measurable.any():
+        order = order[measurable[order]]
     taken = torch.zeros(split.num_samples, dtype=torch.bool)
     for label in targets.unique():
         of_class = order[targets[order] == label]
         taken[of_class[: round(share * len(of_class))]] = True
     if not taken.any() or taken.all():
+        kind = "samples" if len(order) == split.num_samples else "samples with labels"
         raise UsageError(
-            f"train.validation={share:g} of {split.num_samples} samples leaves nothing to "
+            f"train.validation={share:g} of {len(order)} {kind} leaves nothing to "
             f"{'train' if taken.all() else 'validate'} on: choose another share"
         )
     rows = torch.arange(split.num_samples)

@@ -20,6 +20,7 @@ from contrastill.probe.pixel_measures import measures_of
 from contrastill.training.assemble import assemble
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.data import open_split
+from contrastill.training.pixel_labels import measurable_samples
 from contrastill.training.run import train_run
 
 NAMES = ["unlabelled", "bed", "floor", "wall"]
@@ -196,7 +197,8 @@ def test_the_best_epoch_on_validation_samples_is_saved_beside_the_last(folder, d
     train_run(chosen, progress=False)
     column = [row[f"validation_{measure}"] for row in out.history()]
     assert len(column) == 4 and measure in out.history()[-1]
-    part = split_off(open_split(chosen, "train"), 0.25, 0, dense=True)[1]
+    split = open_split(chosen, "train")
+    part = split_off(split, 0.25, 0, measurable=measurable_samples(split, chosen.student))[1]
     (batch,) = part.loader(batch_size=16, device="cpu", train=False).epoch(0)
     assert len(batch["rgb"]) == 4
     best = contrastill.load_student(out.best_student)
@@ -208,6 +210,26 @@ def test_the_best_epoch_on_validation_samples_is_saved_beside_the_last(folder, d
         ratio = predicted / batch["depth"]
         value = 100 * ((ratio > 1 / 1.25) & (ratio < 1.25)).float().mean().item()
     assert value == pytest.approx(max(column), abs=1e-2)
+
+
+def test_samples_without_labels_stay_in_the_training(folder, tmp_path):
+    with h5py.File(pack(tmp_path / "mixed.h5", NAMES), "r+") as file:
+        file["train/semantics"][2:12] = 0
+        file["train/depth"][8:] = 0
+    labels, depth = (
+        config(str(tmp_path / "mixed.h5"), tmp_path / "run", f"student.num_classes={count}") for count in (3, 1)
+    )
+    split = open_split(labels, "train")
+    for chosen, expected in ((labels, [0, 1, 12, 13, 14, 15]), (depth, [*range(8)])):
+        measurable = measurable_samples(split, chosen.student)
+        assert measurable.nonzero()[:, 0].tolist() == expected
+        rest, part = split_off(split, 0.5, 0, measurable=measurable)
+        (batch,) = part.loader(batch_size=16, device="cpu", train=False).epoch(0)
+        shown = batch["semantics" if chosen is labels else "depth"]
+        assert len(shown) == len(expected) // 2 and (shown > 0).flatten(1).any(1).all()
+        assert rest.num_samples + part.num_samples == 16
+    with pytest.raises(UsageError, match="validation=0.05 of 6 samples with labels leaves nothing to validate on"):
+        split_off(split, 0.05, 0, measurable=measurable_samples(split, labels.student))
 
 
 def measures_of_maps(predicted, labels, classes):
@@ -224,7 +246,7 @@ def measures_of_maps(predicted, labels, classes):
             {"objective": "pixel_cross_entropy", "overrides": ["student.num_classes=5", "teachers=[]"]},
             "that has 5 classes and the label maps 3: give the student 3, or leave it out",
         ),
-        ({"overrides": ["data.label_fraction=0.1"]}, "none of the 1 samples set apart has a pixel with semantics: set"),
+        ({"unlabelled": True}, "none of the 1 samples set apart has a pixel with semantics: set"),
         ({"objective": "fitnet"}, "mIoU of the student's prediction, and no objective trains that: leave it out"),
     ],
 )
@@ -232,6 +254,9 @@ def test_samples_by_which_a_segmenter_cannot_be_validated_are_refused(folder, ru
     path = pack(folder / f"{len(message)}.h5", NAMES, labelled=more.get("labelled", True))
     overrides = [f"teachers=[{{model: fpn/resnet8, weights: {run.path}}}]", "train.validation=0.07"]
     options = {"objective": more.get("objective", "dense_kd"), "labelled": more.get("labelled", True)}
+    if more.get("unlabelled"):
+        with h5py.File(path, "r+") as file:
+            file["train/semantics"][:] = 0
     with pytest.raises(UsageError, match=rf"^train\.validation measures .*{message}"):
         assemble(config(path, folder / "unused", *overrides, *more.get("overrides", []), **options))
 

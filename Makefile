@@ -42,7 +42,7 @@ demo: setup
 	$(BIN)/contrastill demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # With the interpreter whose PyTorch knows the GPU: that of .venv, or else PYTHON.
 gpu: PYTHON_GPU = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -240,7 +240,7 @@ def pack_data(
     """Pack a data set into one HDF5 file, which trainings keep in memory; a failed call leaves nothing under its name.
 
     Args:
-        data: ``NAME:PATH``, or a folder of images sorted into classes.
+        data: ``NAME:PATH``, ``NAME`` of data without files, or a folder of images sorted into classes.
         out: The file, called .h5.
         options: ``key=value`` options of the data set.
         splits: ``train`` or ``test``; empty: both.

@@ -13,8 +13,8 @@ PACK = """
 Pack a data set into one HDF5 file, which trainings keep in memory.
 
 SOURCE is NAME:PATH for a data set that contrastill knows, NAME alone for one without files, such as rooms, or a folder
-with train/CLASS/\\*.png and test (or val) beside train. What follows OUT are options of the data set, as under data in a config. OUT appears when the file is
-complete.
+with train/CLASS/\\*.png and test (or val) beside train. What follows OUT are options of the data set, as under data in
+a config. OUT appears when the file is complete.
 
 Examples:
 

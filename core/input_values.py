@@ -49,6 +49,10 @@ def check_images(images: Any, channels: int, *, colours: bool) -> None:
         kind = type(images).__name__
         shape = f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else ""
         way = "torch.from_numpy(images) makes one of an array (B, C, H, W)" if kind == "ndarray" else _TO_TENSOR
+        if isinstance(images, Mapping):
+            tensors = [key for key, value in images.items() if isinstance(value, Tensor) and value.ndim == 4]
+            known = f", of {' and '.join(map(repr, tensors))}" if tensors else ""
+            way = f"images[MODALITY] is one of a batch{known}"
         if isinstance(images, (list, tuple)) and all(isinstance(image, Tensor) for image in images):
             way = "torch.stack(images) makes one of tensors (C, H, W)"
         raise UsageError(f"images are one tensor (B, C, H, W), and this is a {kind}{shape}: {way}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .errors import UsageError
@@ -145,6 +145,20 @@ def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: boo
     if not is_bytes and not stored_wide and not small:
         raise UsageError(
             f"images of {dtype} have no known scale, as this network was trained on {scale}: give floats in that scale"
+        )
+
+
+def refuse_integers(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """The forward pre-hook of a network that takes normalised images: integers are none. It reads the type alone.
+
+    Raises:
+        UsageError: The first input is of integers.
+    """
+    images = inputs[0] if inputs else None
+    if isinstance(images, Tensor) and not (images.is_floating_point() or images.is_complex()):
+        raise UsageError(
+            f"{type(network).__name__} takes normalised images, and integers ({images.dtype}) are not normalised yet: "
+            "call network(network.preprocess(images))"
         )
 
 

@@ -19,6 +19,7 @@ from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.label_vectors import lacks_classes
+from ..core.loaded_network import as_network
 from ..core.plugins import import_plugins, imports_of
 from ..core.recognition import check_path_given, recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
@@ -27,7 +28,6 @@ from ..core.run import Run, no_run, runs_beside
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
-from ..probe.inputs import as_network
 from ..training.modality_scale import trained_modality
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks

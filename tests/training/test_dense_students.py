@@ -43,6 +43,15 @@ def test_a_batch_as_a_dict_is_refused_by_its_modality(tmp_path):
         Student.from_run(tmp_path)({"rgb": IMAGES})
 
 
+def test_a_loaded_student_predicts_in_windows(tmp_path):
+    network, windows = run_of(tmp_path), ({"rgb": IMAGES}, 16, 8)
+    expected = contrastill.predict_in_windows(network, *windows)
+    for student in (Student.from_run(tmp_path), contrastill.load_student(tmp_path)):
+        assert torch.equal(contrastill.predict_in_windows(student, *windows), expected) and not student.training
+    with pytest.raises(UsageError, match=r"a Conv2d does not say where its representation is: pass contrastill.Net"):
+        contrastill.predict_in_windows(nn.Conv2d(3, 3, 1), *windows)
+
+
 @torch.no_grad()
 def test_a_dict_is_returned_by_the_plain_network_and_its_part_by_the_student(tmp_path):
     network = run_of(tmp_path, "torchvision/lraspp_mobilenet_v3_large")

@@ -283,3 +283,21 @@ def test_help_shows_examples_and_loads_no_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "contrastill data pack cifar100:data cifar100.h5" in shown and shown.strip().endswith("False False")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "field", "line"),
+    [
+        ("classes", "label", "2 classes of the label maps: bed, sofa; 0 is unlabelled"),
+        ("semantic_classes", "label", "2 classes of the label maps: bed, sofa; 0 is unlabelled"),
+        ("classes", "target", "3 classes: unlabelled, bed, sofa"),
+    ],
+)
+def test_the_value_of_no_label_is_not_counted_as_a_class(tmp_path, capsys, attribute, field, line):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("train")
+        group["rgb"] = np.zeros((6, 4, 4, 3), np.uint8)
+        group[field] = np.arange(6) % 3 if field == "target" else np.zeros((6, 4, 4), np.uint8)
+        file.attrs[attribute] = ["unlabelled", "bed", "sofa"]
+    assert main(["data", "info", str(tmp_path / "a.h5")]) == 0
+    assert line in capsys.readouterr().out.splitlines()

@@ -159,7 +159,7 @@ class DataDescription(TabularResult):
 
 def _names_no_label(names: Sequence[str] | None) -> bool:
     """Whether the first name is that of positions without a label."""
-    return bool(names) and names[0].casefold() in ("unlabelled", "unlabeled")
+    return names is not None and len(names) > 0 and names[0].casefold() in ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True)

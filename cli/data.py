@@ -12,9 +12,9 @@ from .tables import print_json, show
 PACK = """
 Pack a data set into one HDF5 file, which trainings keep in memory.
 
-SOURCE is NAME:PATH for a data set that contrastill knows, or a folder with train/CLASS/\\*.png and test (or val)
-beside train. What follows OUT are options of the data set, as under data in a config. OUT appears when the file is
-complete.
+SOURCE is NAME:PATH for a data set that contrastill knows, NAME alone for one without files, such as rooms, or a folder
+with train/CLASS/\\*.png and test (or val) beside train. What follows OUT are options of the data set, as under data in
+a config. OUT appears when the file is complete.
 
 Examples:
 
@@ -95,7 +95,10 @@ def pack(
 
 
 def info(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="A packed HDF5 file, a folder, or NAME:PATH.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A packed HDF5 file, a folder, NAME:PATH, or NAME of data without files."),
+    ],
     target: Annotated[str, typer.Option("--target", help="The field of classes, of a packed file.")] = "target",
     as_json: Annotated[bool, json_option("Print it as JSON on standard output.")] = False,
     quiet: Quiet = False,

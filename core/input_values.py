@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .errors import UsageError
@@ -49,6 +49,10 @@ def check_images(images: Any, channels: int, *, colours: bool) -> None:
         kind = type(images).__name__
         shape = f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else ""
         way = "torch.from_numpy(images) makes one of an array (B, C, H, W)" if kind == "ndarray" else _TO_TENSOR
+        if isinstance(images, Mapping):
+            tensors = [key for key, value in images.items() if isinstance(value, Tensor) and value.ndim == 4]
+            known = f", of {' and '.join(map(repr, tensors))}" if tensors else ""
+            way = f"images[MODALITY] is one of a batch{known}"
         if isinstance(images, (list, tuple)) and all(isinstance(image, Tensor) for image in images):
             way = "torch.stack(images) makes one of tensors (C, H, W)"
         raise UsageError(f"images are one tensor (B, C, H, W), and this is a {kind}{shape}: {way}")
@@ -141,6 +145,20 @@ def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: boo
     if not is_bytes and not stored_wide and not small:
         raise UsageError(
             f"images of {dtype} have no known scale, as this network was trained on {scale}: give floats in that scale"
+        )
+
+
+def refuse_integers(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """The forward pre-hook of a network that takes normalised images: integers are none. It reads the type alone.
+
+    Raises:
+        UsageError: The first input is of integers.
+    """
+    images = inputs[0] if inputs else None
+    if isinstance(images, Tensor) and not (images.is_floating_point() or images.is_complex()):
+        raise UsageError(
+            f"{type(network).__name__} takes normalised images, and integers ({images.dtype}) are not normalised yet: "
+            "call network(network.preprocess(images))"
         )
 
 

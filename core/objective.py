@@ -24,6 +24,7 @@ from .loss_inputs import (
     note_probabilities,
 )
 from .loss_labels import several_classes_refused, unlabelled
+from .loss_parts import check_part
 from .representation import Representation
 from .representation_spec import RepresentationSpec
 from .set_arguments import SetArguments
@@ -221,16 +222,10 @@ class Objective(SetArguments):
         """Outputs as a representation: tensors are the one part that the objective reads."""
         if outputs is None or isinstance(outputs, Representation):
             return outputs
-        parts = sorted(self.needs)
+        part = check_part(self, outputs, role)
         several = isinstance(outputs, (list, tuple))
-        if len(parts) != 1 or (several and parts != ["maps"]):
-            values = ", ".join(f"{part}=…" for part in parts)
-            raise UsageError(
-                f"{type(self).__name__} reads {' and '.join(parts)} of the {role}: pass "
-                f"contrastill.Representation({values})"
-            )
-        tensors: Any = tuple(outputs) if several else (outputs,) if parts == ["maps"] else outputs
-        return Representation(**{parts[0]: tensors})
+        tensors: Any = tuple(outputs) if several else (outputs,) if part == "maps" else outputs
+        return Representation(**{part: tensors})
 
     def forward(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or the loss itself where it does not

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from .errors import UsageError
 from .registry import DATASETS
 from .user_code import error_text, is_own, origin
 from .value_scale import note_once
@@ -18,6 +19,24 @@ def recognised(path: str, leaving_out: str | None = None) -> list[str]:
         leaving_out: Name of a data set that is not asked.
     """
     return [name for name, entry in DATASETS.items() if name != leaving_out and _recognises(name, entry, path)]
+
+
+def check_path_given(source: str, name: str, given: bool) -> None:
+    """Refuse the bare name of a data set that is read from a path, and a path of one that is not.
+
+    Args:
+        source: What was written, for the message.
+        name: A registered data set.
+        given: Whether a path stands beside its name.
+
+    Raises:
+        UsageError: It is one of both.
+    """
+    field = DATASETS[name].Options.model_fields.get("path")
+    if not given and field is not None and field.is_required():
+        raise UsageError(f"{source}: {name} is read from a file or folder; write {name}:PATH")
+    if given and field is None:
+        raise UsageError(f"{source}: {name} is not read from a file or folder; write {name}")
 
 
 def unknown_layout(path: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arguments import Positive, checked
 from .dense_prediction import dense_prediction, resize_prediction
 from .errors import UsageError
+from .loaded_network import as_network
 from .representation import Network
 from .representation_spec import evaluating
 
@@ -19,7 +20,7 @@ _DEVIATION = 1 / 8
 
 @checked
 def predict_in_windows(
-    network: Network,
+    network: Network | nn.Module,
     batch: Mapping[str, Tensor],
     window: int | tuple[int, int],
     stride: int | tuple[int, int],
@@ -39,8 +40,9 @@ def predict_in_windows(
     prediction and that of ``batch_size`` windows.
 
     Args:
-        network: Has a prediction. A network with a resolution of its own (``preprocess.resolution``) takes windows of
-            that size alone: it would shrink or enlarge others, and with them what the overlap is for.
+        network: Has a prediction; also a :class:`~contrastill.Student`, or a module of
+            :func:`~contrastill.load_student`. One with a resolution of its own (``preprocess.resolution``) takes
+            windows of that size alone: it would shrink or enlarge others, and with them what the overlap is for.
         batch: Has the network's modality; all else is left out.
         window: Side of the windows, or (height, width), in pixels.
         stride: Pixels from one window to the next, or (down, across); at most the window's sides.
@@ -64,6 +66,7 @@ def predict_in_windows(
         torch.Size([1, 5, 50, 80])
     """
     sides, strides = _sides("window", window), _sides("stride", stride)
+    network = as_network(network)
     _check(network, sides, strides)
     if network.modality not in batch:
         raise UsageError(

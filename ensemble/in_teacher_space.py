@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from ..core.arguments import Positive, checked
 from ..core.errors import UsageError
+from ..core.loaded_network import as_network
 from ..core.representation import Network, Taps
 from ..core.tapping import Tapping
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
 from ..objectives.maps import resize_map
-from ..probe.inputs import as_network
 from .adaptors import ADAPTORS, Adaptor, load_adaptors
 
 Size = tuple[Positive, Positive]

@@ -71,7 +71,7 @@ class DataDescription(TabularResult):
         path: The data as they were named.
         bytes: Size of a packed file; None for others.
         classes: Names of the classes; None without.
-        semantic_classes: Names of the values of label maps; None without.
+        semantic_classes: Names of the values of label maps, of which the first is no class; None without.
         depth_unit: Metres of one step of depth, or the unit's name.
         intrinsics: (fx, fy, cx, cy) in pixels.
         splits: By name.
@@ -137,9 +137,17 @@ class DataDescription(TabularResult):
 
     def _notes(self) -> list[str]:
         notes = []
-        for names, meaning in ((self.classes, "classes"), (self.semantic_classes, "values of the label maps")):
-            if names is not None:
-                notes.append(f"{len(names)} {meaning}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
+        # A file's names of classes are those of label maps too where no field has classes of whole samples.
+        fields = [field for split in self.splits.values() for field in split.fields.values()]
+        of_maps = bool(self.classes) and not any(field.classes for field in fields) and _names_no_label(self.classes)
+        for names, maps in ((self.classes, of_maps), (self.semantic_classes, True)):
+            if names is None:
+                continue
+            classes = names[1:] if maps else names
+            shown = f"{', '.join(classes[:8])}{', …' if len(classes) > 8 else ''}"
+            # As a training counts them: 0 of a label map is no class.
+            meaning, beside = (" of the label maps", f"; 0 is {names[0]}") if maps and names else ("", "")
+            notes.append(f"{len(classes)} classes{meaning}: {shown}{beside}")
         unit = self.depth_unit
         if unit is not None:
             notes.append(f"depth is in {unit if isinstance(unit, str) else f'steps of {unit:g} m'}")
@@ -147,6 +155,11 @@ class DataDescription(TabularResult):
             named = zip(("fx", "fy", "cx", "cy"), self.intrinsics, strict=True)
             notes.append(f"intrinsics in pixels: {', '.join(f'{name} {value:g}' for name, value in named)}")
         return notes
+
+
+def _names_no_label(names: Sequence[str] | None) -> bool:
+    """Whether the first name is that of positions without a label."""
+    return names is not None and len(names) > 0 and names[0].casefold() in ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True)
@@ -240,7 +253,7 @@ def pack_data(
     """Pack a data set into one HDF5 file, which trainings keep in memory; a failed call leaves nothing under its name.
 
     Args:
-        data: ``NAME:PATH``, or a folder of images sorted into classes.
+        data: ``NAME:PATH``, ``NAME`` of data without files, or a folder of images sorted into classes.
         out: The file, called .h5.
         options: ``key=value`` options of the data set.
         splits: ``train`` or ``test``; empty: both.

@@ -19,7 +19,7 @@ class NetworkQuality:
     Attributes:
         top1: Accuracy, per cent.
         nll: Negative log-likelihood of the labels, nats per sample.
-        ece: Expected calibration error, in [0, 1].
+        ece: Expected calibration error, in [0, 1]; in tables in per cent.
         name: The network; None of an ensemble.
         model: Its architecture.
         weights: Their origin.
@@ -46,8 +46,8 @@ class NetworkQuality:
         return {**values, "disagreement": self.disagreement} if with_disagreement else values
 
     def cells(self) -> list[str]:
-        """Top-1, NLL and ECE as text."""
-        return [f"{self.top1:.2f}", f"{self.nll:.4f}", f"{self.ece:.4f}"]
+        """Top-1, NLL and ECE as text; the latter in per cent, as what stands beside it."""
+        return [f"{self.top1:.2f}", f"{self.nll:.4f}", f"{100 * self.ece:.2f}"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class DiversityResult(TabularResult):
         if self.student is not None and self.student_disagreement is not None:
             mean = sum(self.student_disagreement[:-1]) / len(self.networks)
             rows.append([self.student.name, *self.student.cells(), _number(mean)])
-        columns = ("network", "top-1 %", "NLL, nats", "ECE", "differs from the others, %")
+        columns = ("network", "top-1 %", "NLL, nats", "ECE %", "differs from the others, %")
         return [Table("", columns, rows, self._notes())]
 
     def _notes(self) -> list[str]:

@@ -19,15 +19,15 @@ from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.label_vectors import lacks_classes
+from ..core.loaded_network import as_network
 from ..core.plugins import import_plugins, imports_of
-from ..core.recognition import recognised, unknown_layout
+from ..core.recognition import check_path_given, recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network, Taps
 from ..core.run import Run, no_run, runs_beside
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
-from ..probe.inputs import as_network
 from ..training.modality_scale import trained_modality
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
@@ -250,10 +250,7 @@ def data_named(data: str | os.PathLike | DataName) -> DataName:
     name, path = _located(head)
     dataset = DATASETS[name]
     known = dataset.Options.model_fields
-    if path is None and "path" in known and known["path"].is_required():
-        raise UsageError(f"{text}: {name} is read from a file or folder; write {name}:PATH")
-    if path is not None and "path" not in known:
-        raise UsageError(f"{text}: {name} is not read from a file or folder; write {name}")
+    check_path_given(text, name, path is not None)
     folds, classes = "fold=all" in options, None
     if folds and not hasattr(dataset, "folds"):
         raise UsageError(f"{text}: {name} has no official folds, as stl10 has; leave out fold=all")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.fields import MOST_CLASSES
 from ..core.errors import ContrastillError, UsageError
+from ..core.input_values import refuse_integers
 from ..core.plugins import import_plugins, imports_of
 from ..core.predicted_quantity import KEY as QUANTITY
 from ..core.predicted_quantity import quantity_of
@@ -267,11 +268,12 @@ def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.Pat
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 
-    Its input is normalised images; ``module.preprocess`` does that as in the training (after ``module.half()`` call
-    ``module.preprocess(images, like=module)``), ``module.taps`` says where its
-    embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
-    where the data had no names), or of the channels of a segmenter's prediction (B, C, H, W): channel c is class c + 1
-    of the label maps; ``module.trained_for`` says, to a training that it is handed to as teacher, how its answers are
+    Its input is normalised images, and integers are refused, unless its code is a user's; ``module.preprocess``
+    normalises as in the training (after ``module.half()`` call ``module.preprocess(images, like=module)``),
+    ``module.taps`` says where its embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are
+    the names of its logits (None where the data had no names), or of the channels of a segmenter's prediction
+    (B, C, H, W): channel c is class c + 1 of the label maps; ``module.trained_for`` says, to a training that it is
+    handed to as teacher, how its answers are
     read. A network that returns a dict, as torchvision's segmenters do, returns it here too:
     ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
     ``torch.export.export`` and ``torch.jit.trace`` take it; ``torch.jit.script`` does not compile such classes.
@@ -294,7 +296,11 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         )
     if module is None and recipe["model"] not in MODELS:
         import_plugins(imports_of(path.parent))  # of the run, whose config names the package that registered it
-    return load_module(build_module(recipe) if module is None else module, recipe, path)
+    loaded = load_module(build_module(recipe) if module is None else module, recipe, path)
+    # A user's own network may take integers.
+    if module is None and not is_of_a_user(loaded, MODELS[recipe["model"]]):
+        loaded.register_forward_pre_hook(refuse_integers)
+    return loaded
 
 
 def build_module(recipe: Mapping[str, Any]) -> nn.Module:

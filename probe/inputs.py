@@ -6,31 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from ..core.distributed import world_size
-from ..core.errors import UsageError
-from ..core.preprocess import Preprocess
-from ..core.representation import Network, Taps
 from ..datasets.io.camera import Camera, clean_depth
 from ..datasets.user_dataset import UserDataset
-
-
-def as_network(network: Any) -> Network:
-    """A network, or a student as :func:`~contrastill.load_student` gives it, by its own taps and preprocessing.
-
-    Raises:
-        UsageError: A module that does not say where its representation is.
-    """
-    if isinstance(network, Network):
-        return network
-    taps, preprocess = getattr(network, "taps", None), getattr(network, "preprocess", None)
-    if not (isinstance(network, nn.Module) and isinstance(taps, Taps) and isinstance(preprocess, Preprocess)):
-        raise UsageError(
-            f"a {type(network).__name__} does not say where its representation is: pass contrastill.Network(module, "
-            "taps=…, preprocess=…), or a student of contrastill.load_student"
-        )
-    return Network(network, taps=taps, preprocess=preprocess, modality=getattr(network, "modality", "rgb"))
 
 
 def as_splits(train: Any, test: Any) -> tuple[Any, Any]:

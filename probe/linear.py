@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.label_vectors import lacks_classes, several_classes
+from ..core.loaded_network import as_network
 from ..core.representation import Network
 from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
-from .inputs import as_network, as_splits, ordered_loader
+from .inputs import as_splits, ordered_loader
 from .labels import check_same_names, labelled_part
 from .layers import warn_of_spatial
 from .linear_classifier import LinearClassifier, ProbeResult, linear_logits

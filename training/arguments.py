@@ -85,6 +85,11 @@ class ArgumentResolver:
             return {"name" if is_name else "path": str(argument)}
         pair = tuple(argument) if isinstance(argument, (tuple, list)) else (argument, None)
         if len(pair) != 2:
+            if pair and isinstance(pair[0], (tuple, list, Mapping)):
+                raise UsageError(
+                    f"data is a sequence of {len(pair)} samples, and a list of samples is one dataset: hand over two, "
+                    "(train_samples, test_samples), or (train_samples, None)"
+                )
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
         for part in pair:
             # Of a pair of its own, images and labels, the images; a list of images is a dataset.

@@ -139,6 +139,11 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     def _check_modality(self, images: Tensor) -> None:
         """Refuse images of what the student's modality is derived from."""
         modality, channels = self.recipe.get("modality", "rgb"), len(self.preprocess.mean)
+        if isinstance(images, Mapping):
+            raise UsageError(
+                f"this student takes a batch of images as one tensor (B, C, H, W), and this is a "
+                f"{type(images).__name__}: give images[{modality!r}], which it reads"
+            )
         if getattr(images, "ndim", 0) != 4 or images.shape[1] == channels or modality not in MODALITIES:
             return
         of = MODALITIES[modality].of

@@ -122,7 +122,9 @@ class TrainConfig(Section):
         (0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step"
     )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
+    warmup_epochs: float = Field(
+        0.0, ge=0, description="epochs in which the rate rises linearly: over their n steps from lr/n to lr"
+    )
     class_balanced: bool = Field(
         False,
         description="every class comes equally often in an epoch: samples of rare classes several times, some of "

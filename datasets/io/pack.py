@@ -20,7 +20,7 @@ from ...core.atomic import atomic_write
 from ...core.config.loading import dataset_options
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
-from ...core.recognition import recognised
+from ...core.recognition import check_path_given, recognised
 from ...core.registry import DATASETS
 from ...core.split_checks import dataset_of
 from ..image_folder import split_folder
@@ -79,7 +79,7 @@ def source_of(
     """The data that a SOURCE on the command line names.
 
     Args:
-        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, a path that one recognises,
+        source: ``NAME:PATH`` for a registered data set, ``NAME`` for one without files, a path that one recognises,
             or a folder ``train/<class>/*.png`` with ``test`` or ``val`` beside.
         size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps
             them.
@@ -95,7 +95,10 @@ def source_of(
     if strange:
         raise unknown_name("--split", strange[0], SPLITS)
     name, colon, path = source.partition(":")
-    if colon and not Path(source).exists():
+    if (colon or name in DATASETS) and not Path(source).exists():
+        if name in DATASETS:
+            paths = [option for option in options if option.removeprefix("data.").startswith("path=")]
+            check_path_given(" ".join([source.removesuffix(":"), *paths]), name, bool(path or paths))
         return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
     kinds = recognised(str(folder)) if folder.exists() else []
@@ -106,7 +109,7 @@ def source_of(
     if not folder.is_dir():
         hint = nearest(
             source,
-            [*(f"{name}:PATH" for name in DATASETS), *names_beside(source)],
+            [*(f"{name}:PATH" if _reads_path(name) else name for name in DATASETS), *names_beside(source)],
             f"NAME is one of {', '.join(DATASETS)}, or of a package of yours (--import MY_PACKAGE)",
         )
         raise UsageError(f"{source} is neither a folder nor NAME:PATH: {hint}")
@@ -117,6 +120,10 @@ def source_of(
             f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}"
         )
     return _image_folder(folder, size, splits)
+
+
+def _reads_path(name: str) -> bool:
+    return "path" in DATASETS[name].Options.model_fields
 
 
 def write_packed(

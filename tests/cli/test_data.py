@@ -188,6 +188,15 @@ def test_a_set_without_files_packs_from_its_options(tmp_path, capsys):
     assert output["depth_unit"] == "m" and len(output["intrinsics"]) == 4 and "floor" in output["semantic_classes"]
 
 
+@pytest.mark.parametrize("source", ["rooms", "rooms:"])
+def test_a_set_without_files_packs_by_its_name(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    options = ["train_samples=3", "data.test_samples=2", "size=8"]
+    assert main(["data", "pack", source, "rooms.h5", *options]) == 0
+    with h5py.File("rooms.h5") as file:
+        assert file["train/rgb"].shape == (3, 8, 8, 3) and file["test/rgb"].shape == (2, 8, 8, 3)
+
+
 def test_a_split_alone(folder, tmp_path, capsys):
     out = tmp_path / "pets.h5"
     assert main(["data", "pack", str(folder), str(out), "--split", "test", "--quiet"]) == 0
@@ -202,7 +211,11 @@ def test_a_split_alone(folder, tmp_path, capsys):
         ("packed:pets", ["limt=3"], "limt is not a key of the config: did you mean limit"),
         ("packed:pets", ["limit=0"], "limit=0 is not allowed"),
         ("packed:pets", ["limit"], "'limit' is no override: write key=value"),
-        ("stl10:", [], "path is not set"),
+        ("stl10:", [], "stl10: stl10 is read from a file or folder; write stl10:PATH"),
+        ("stl10", [], "stl10: stl10 is read from a file or folder; write stl10:PATH"),
+        ("rooms:x", [], "rooms:x: rooms is not read from a file or folder; write rooms"),
+        ("rooms", ["data.path=x"], "rooms data.path=x: rooms is not read from a file or folder; write rooms"),
+        ("room", [], "room is neither a folder nor NAME:PATH: did you mean rooms?"),
         ("nyu_depth_v2:nowhere", ["--size", "8"], "give size=8 or size=[8,8] after OUT instead"),
         ("pets", ["limit=3"], "limit=3 is an option of a data set: give it with NAME:PATH"),
     ],
@@ -270,3 +283,21 @@ def test_help_shows_examples_and_loads_no_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "contrastill data pack cifar100:data cifar100.h5" in shown and shown.strip().endswith("False False")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "field", "line"),
+    [
+        ("classes", "label", "2 classes of the label maps: bed, sofa; 0 is unlabelled"),
+        ("semantic_classes", "label", "2 classes of the label maps: bed, sofa; 0 is unlabelled"),
+        ("classes", "target", "3 classes: unlabelled, bed, sofa"),
+    ],
+)
+def test_the_value_of_no_label_is_not_counted_as_a_class(tmp_path, capsys, attribute, field, line):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("train")
+        group["rgb"] = np.zeros((6, 4, 4, 3), np.uint8)
+        group[field] = np.arange(6) % 3 if field == "target" else np.zeros((6, 4, 4), np.uint8)
+        file.attrs[attribute] = ["unlabelled", "bed", "sofa"]
+    assert main(["data", "info", str(tmp_path / "a.h5")]) == 0
+    assert line in capsys.readouterr().out.splitlines()

@@ -107,12 +107,18 @@ def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
         "student resnet8",
         "top-1 %",
         "NLL, nats",
-        "ECE",
+        "ECE %",
         "32 test samples",
         "at least one right",
         "points to the ensemble",
     ):
         assert words in output
+    assert main(["ensemble", "diversity", str(runs / "kd"), "data.test_samples=32", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["ensemble"]
+    row = next(line for line in output.splitlines() if "their ensemble" in line)
+    assert [f"{values['top1']:.2f}", f"{values['nll']:.4f}", f"{100 * values['ece']:.2f}"] == [
+        word for word in row.split() if word[0].isdigit()
+    ]
     assert main(["ensemble", "diversity", str(runs / "two")]) == 0
     output = capsys.readouterr().out
     assert "seed-1 resnet8" in output and "64 test samples" in output and "student" not in output

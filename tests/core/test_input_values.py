@@ -42,6 +42,10 @@ def network(**options):
         (UNIT.permute(0, 2, 3, 1), r"channels come first, as in images.permute\(0, 3, 1, 2\)"),
         (UNIT.numpy(), r"this is a ndarray of shape \(2, 3, 8, 8\): torch.from_numpy\(images\) makes one"),
         ([*UNIT], r"this is a list: torch.stack\(images\) makes one of tensors"),
+        (
+            {"rgb": UNIT, "target": BYTES[:, 0, 0, 0]},
+            r"this is a dict: images\[MODALITY\] is one of a batch, of 'rgb'$",
+        ),
         (Image.new("RGB", (8, 8)), "this is a Image: torchvision.transforms.functional.pil_to_tensor"),
         (
             UNIT.masked_fill(UNIT == UNIT.max(), math.nan),

@@ -249,7 +249,8 @@ def test_packed_it_is_the_same(tmp_path, capsys):
     assert main(["data", "info", str(out)]) == 0
     shown = capsys.readouterr().out
     assert (
-        "14 values of the label maps: unlabelled, bed" in shown
+        "13 classes of the label maps: bed, books" in shown
+        and "; 0 is unlabelled" in shown
         and "depth is in m" in shown
         and "fx 25.943, fy 25.9735, cx 15.804" in shown
     )

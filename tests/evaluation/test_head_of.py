@@ -16,11 +16,11 @@ import contrastill
 from contrastill import Representation, UsageError
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
+from contrastill.core.loaded_network import as_network
 from contrastill.ensemble.adaptors import Adaptor
 from contrastill.evaluation import teacher_space
 from contrastill.evaluation.evaluation_split import EvaluationSplit
 from contrastill.probe.features import features_of
-from contrastill.probe.inputs import as_network
 from contrastill.probe.linear import fit_classifier
 from contrastill.probe.segmentation import segment
 from contrastill.training.data import open_split

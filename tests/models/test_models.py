@@ -1,6 +1,8 @@
 """The CIFAR residual networks against their published sizes and names, and a student to and from its file."""
 
 import argparse
+import copy
+import pickle
 
 import pytest
 import torch
@@ -176,6 +178,32 @@ def test_a_student_comes_back_from_its_file(tmp_path):
         )
     assert contrastill.load_student is load_student
     build_network("resnet8", num_classes=6, mean=(0.5,), std=(0.25,), weights=tmp_path)
+
+
+def test_integers_for_a_plain_network_are_not_normalised_yet(tmp_path):
+    save_student(build_network("resnet8", num_classes=10), tmp_path / "student.safetensors")
+    loaded, batch = load_student(tmp_path), images()["rgb"]
+    again = pickle.loads(pickle.dumps(loaded))
+    for module in (loaded, copy.deepcopy(loaded), again):
+        with pytest.raises(UsageError, match=r"uint8\) are not normalised yet: call network\(network.preprocess\("):
+            module(batch)
+    ready = loaded.preprocess(batch)
+    exported = torch.export.export(loaded, (ready,)).module()(ready)
+    assert torch.allclose(exported, loaded(ready), atol=1e-5)
+    assert torch.allclose(torch.jit.trace(loaded, ready)(ready), loaded(ready), atol=1e-5)
+    assert [*loaded.state_dict()] == [*build_network("resnet8", num_classes=10).module.state_dict()]
+
+
+def test_integers_for_a_module_of_a_user_are_its_own_affair(tmp_path):
+    class Bytes(type(build_network("resnet8", num_classes=10).module)):
+        def forward(self, batch):
+            return super().forward(batch.float())
+
+    network = build_network("resnet8", num_classes=10)
+    save_student(network, tmp_path / "student.safetensors")
+    mine = copy.deepcopy(network.module)
+    mine.__class__ = Bytes
+    assert load_student(tmp_path, module=mine)(images()["rgb"]).shape == (2, 10)
 
 
 def test_a_file_without_a_name_or_a_network_without_one_is_refused(tmp_path):

@@ -5,7 +5,19 @@ reaches the teacher.
 import pytest
 import torch
 
-from contrastill import DIST, DKD, OBJECTIVES, RKD, CRDLoss, DenseCRD, FreshCRDLoss, Representation, UsageError
+from contrastill import (
+    CWD,
+    DIST,
+    DKD,
+    OBJECTIVES,
+    RKD,
+    CRDLoss,
+    DenseCRD,
+    FitNet,
+    FreshCRDLoss,
+    Representation,
+    UsageError,
+)
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.objectives.crd import SharedCRD
 from helpers.plain_losses import BATCH, SAMPLES, losses, outputs
@@ -133,3 +145,21 @@ def test_samples_without_a_label_are_no_class_of_their_own(build):
         build(targets, "other_class")
     build(targets, "other_sample")
     build(targets.abs(), "other_class")
+
+
+@pytest.mark.parametrize(
+    ("build", "reads"),
+    [(lambda **pair: FitNet(16, 32, **pair), "embedding"), (lambda **pair: CWD(**pair), "prediction")],
+)
+def test_maps_for_a_loss_that_was_built_without_them_name_its_option(build, reads):
+    maps = [torch.randn(SAMPLES, channels, 8, 8) for channels in (16, 32)]
+    message = rf"was built to read {reads}, and the student's outputs are maps: build it with pair=\(0, 0\), places of"
+    with pytest.raises(UsageError, match=message):
+        build()([maps[0]], [maps[1]])
+    if reads == "embedding":
+        with pytest.raises(UsageError, match=message):
+            build()(*maps)
+        assert build(pair=(0, 0))([maps[0]], [maps[1]]).isfinite()
+    # Nothing reads them as maps: the message is of its one part.
+    with pytest.raises(UsageError, match=r"RKD reads embedding of the student: pass contrastill.Representation\("):
+        RKD()([maps[0]], [maps[1]])

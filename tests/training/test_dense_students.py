@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import contrastill
-from contrastill import Student
+from contrastill import Student, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.run import Run
 from contrastill.models.build import build_network, save_student
@@ -35,6 +35,21 @@ def test_a_students_answer_is_its_prediction(tmp_path):
     assert prediction.shape == (2, 3, 16, 24) and student.classes == plain.classes == [*NAMES]
     assert torch.equal(prediction, network(IMAGES).prediction)
     assert torch.equal(prediction, plain(plain.preprocess(IMAGES))) and plain.taps.dense
+
+
+def test_a_batch_as_a_dict_is_refused_by_its_modality(tmp_path):
+    run_of(tmp_path)
+    with pytest.raises(UsageError, match=r"this is a dict: give images\['rgb'\], which it reads"):
+        Student.from_run(tmp_path)({"rgb": IMAGES})
+
+
+def test_a_loaded_student_predicts_in_windows(tmp_path):
+    network, windows = run_of(tmp_path), ({"rgb": IMAGES}, 16, 8)
+    expected = contrastill.predict_in_windows(network, *windows)
+    for student in (Student.from_run(tmp_path), contrastill.load_student(tmp_path)):
+        assert torch.equal(contrastill.predict_in_windows(student, *windows), expected) and not student.training
+    with pytest.raises(UsageError, match=r"a Conv2d does not say where its representation is: pass contrastill.Net"):
+        contrastill.predict_in_windows(nn.Conv2d(3, 3, 1), *windows)
 
 
 @torch.no_grad()

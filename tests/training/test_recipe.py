@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
+from contrastill.core.config.train_section import TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
@@ -481,3 +482,9 @@ def test_a_teacher_that_gives_no_number_for_one_sample_stops_in_a_sentence(optio
         contrastill.distill(
             teacher, network(6, seed=1), data, out=tmp_path / "run", objectives=objectives, epochs=1, quiet=True
         )
+
+
+def test_the_warm_up_begins_above_0_as_its_reference_says():
+    config = TrainConfig(epochs=4, lr=0.2, warmup_epochs=1)
+    assert [learning_rate(config, step, 4) for step in range(4)] == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert "over their n steps from lr/n to lr" in TrainConfig.model_fields["warmup_epochs"].description

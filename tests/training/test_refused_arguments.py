@@ -61,6 +61,15 @@ class Inference(nn.Module):
             {"data": ((IMAGES, LABELS), (IMAGES, LABELS))},
             r"one of it a Tensor of shape \(32, 3, 16, 16\): make each split a dataset, as torch.utils.data.TensorDat",
         ),
+        (
+            {"data": [(image, int(label)) for image, label in zip(IMAGES, LABELS, strict=True)]},
+            r"data is a sequence of 32 samples, .*: hand over two, \(train_samples, test_samples\), or \(tr",
+        ),
+        (
+            {"data": [{"rgb": image, "target": int(label)} for image, label in zip(IMAGES, LABELS, strict=True)]},
+            "data is a sequence of 32 samples, and a list of samples is one dataset",
+        ),
+        ({"data": [TensorDataset(IMAGES, LABELS)] * 3}, r"data is a sequence of 3: hand over \(train, test\)$"),
         ({"teacher": "timm/"}, "nor the name of a network: model 'timm/' does not exist: timm's list_models"),
     ],
 )

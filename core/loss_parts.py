@@ -1,0 +1,40 @@
+"""Which part of a representation the tensors are that a loss is handed without one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from .errors import UsageError
+
+_CHOICES = {"pair": "pair=(0, 0)", "pairs": "pairs=[(0, 0)]"}
+"""Arguments by which a class reads maps, by their names, with an example."""
+
+
+def check_part(objective: Any, outputs: Any, role: str) -> str:
+    """The one part of a representation that a tensor stands for, or a list of maps.
+
+    Args:
+        objective: That reads it.
+        outputs: Of a network, no Representation.
+        role: ``"student"`` or ``"teacher"``.
+
+    Raises:
+        UsageError: The objective reads several parts, or no maps where they are handed over; the message names the
+            option of its class that lets it read them.
+    """
+    name, parts = type(objective).__name__, sorted(objective.needs)
+    several = isinstance(outputs, (list, tuple))
+    maps = several or (parts == ["embedding"] and getattr(outputs, "ndim", 0) == 4)
+    if maps and "maps" in {*type(objective).needs} - {*parts}:
+        options = inspect.signature(type(objective).__init__).parameters
+        example = next((text for option, text in _CHOICES.items() if option in options), None)
+        if example is not None:
+            raise UsageError(
+                f"{name} was built to read {' and '.join(parts)}, and the {role}'s outputs are maps: build it with "
+                f"{example}, places of (student's map, teacher's map), to compare these"
+            )
+    if len(parts) != 1 or (several and parts != ["maps"]):
+        values = ", ".join(f"{part}=…" for part in parts)
+        raise UsageError(f"{name} reads {' and '.join(parts)} of the {role}: pass contrastill.Representation({values})")
+    return parts[0]

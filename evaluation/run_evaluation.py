@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..core.classes import apply_class_map
+from ..core.classes import apply_class_map, gives_places
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
@@ -21,6 +21,7 @@ from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import LABELS, answers_for_positions, pixel_classes
+from .baseline_checks import check_baselines
 from .dense_evaluation import answers_densely, check_dense_data, dense_scores
 from .dense_predictor import DensePredictor
 from .evaluation_data import (
@@ -47,7 +48,7 @@ from .gallery import Gallery
 from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
-from .teacher_space import HEAD_TASKS, head_obstacles, head_rows, retrieval_scores
+from .teacher_space import HEAD_TASKS, head_rows, retrieval_scores
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class RunEvaluation:
             baselines: Further networks.
             measured: Keys of the other networks that a run before has had measured; grows.
         """
-        self._check_baselines(baselines)
+        check_baselines(self.run, self.config, baselines, measured=self.train is not None)
         tasks: dict[str, Callable[[EvaluatedNetwork], Iterator[Scores]]] = {
             "accuracy": self._accuracy,
             "segmentation": self._segmentation,
@@ -155,33 +156,6 @@ class RunEvaluation:
             scores,
         )
 
-    def _check_baselines(self, baselines: Collection[str]) -> None:
-        """Refuse the baselines and the mode that cannot be measured, all in one sentence."""
-        obstacles = head_obstacles(self.options, baselines)
-        if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
-            obstacles.append(
-                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation], whose head the network is trained "
-                "along with: add that task, or leave it out"
-            )
-        if "teacher" in baselines and not self.config.teachers:
-            obstacles.append(f"{self.run.path} has no teacher: leave teacher out of --baselines")
-        if "scratch" in baselines and "segmentation" not in self.options.tasks:
-            if not answers_for_positions(self.config.student.model):
-                labels, objective = "classes", "cross_entropy"
-            elif self.config.student.num_classes == 1:
-                labels, objective = "depth", "scale_invariant"
-            else:
-                labels, objective = "label maps", "pixel_cross_entropy"
-            obstacles.append(
-                f"the baseline scratch is for evaluation.tasks=[segmentation]; trained on {labels} it is a run of "
-                f"its own: contrastill train with objectives.{objective} alone"
-            )
-        if "random" in baselines and self.train is None:
-            head = "add evaluation.tasks=[segmentation] or [classification]"
-            obstacles.append(f"the baseline random has no head to be measured by: {head}")
-        if obstacles:
-            raise UsageError("; and ".join(obstacles))
-
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Scores]:
         if candidate.role in ("random", "scratch"):
             return
@@ -214,7 +188,10 @@ class RunEvaluation:
 
     def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
-        scores = dense_scores(candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn)
+        class_map = self.config.student.class_map if candidate.role == "student" else None
+        scores = dense_scores(
+            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map
+        )
         if scores is None:
             return
         yield scores
@@ -241,18 +218,18 @@ class RunEvaluation:
         network, student = candidate.network, candidate.role == "student"
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
         if student and (class_map := self.config.student.class_map) is not None:
-            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who)
-        way = (
-            "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its "
-            "classes with data.path=…"
-        )
+            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who, others=True)
+        which = "[PLACE,…]" if self.test.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
+        way = f"say with student.class_map={which} which is which, or name data of its classes with data.path=…"
+        placed = student and gives_places(self.config.student.class_map)
         try:
-            note = answer_for(network, self.test, who, self._where(), way)
+            note = answer_for(network, self.test, who, self._where(), way, placed=placed)
         except UsageError:
             if student and self.options.tasks == ("accuracy",):
                 raise
             return False
-        if note and (network.recipe.get("classes") is not None and self.test.classes is not None or not self._own_data):
+        named = network.recipe.get("classes") is not None and self.test.classes is not None
+        if note and (placed or named or not self._own_data):
             self.warn(note)
         return True
 

@@ -49,6 +49,7 @@ from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 from .teacher_space import HEAD_TASKS, head_rows, retrieval_scores
+from .trained_size import other_size, trained_size
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class RunEvaluation:
         # What a number depends on is told without progress too.
         self.warn = self.say if progress else log.warning
         self.inputs: dict[str, str] = {}
+        self._size_notes: set[str] = set()
         self.config = load_config(str(run.config), overrides, trains=False)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
@@ -136,11 +138,24 @@ class RunEvaluation:
             UsageError: It cannot, or the data have its modality in another scale than its training.
         """
         check_modality(candidate.entry, self.test)
+        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        if (line := self._size_note(candidate, who)) and line not in self._size_notes:
+            self._size_notes.add(line)
+            self.warn(line)
         if not self._own_data:
-            who = f"{candidate.role} {candidate.model} of {self.run.path}"
             check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
         self.inputs[candidate.role] = input_text(candidate.network, self.test)
         candidate.network.freeze().to(self.accelerator.device)
+
+    def _size_note(self, candidate: EvaluatedNetwork, who: str) -> str:
+        """A sentence about images of another size than those of a network's training; else empty."""
+        own = candidate.role == "student" and self.networks.has_own_student
+        # Of the run's own data its training said so; what is not trained yet has no size.
+        if (own and self._own_data) or candidate.role not in ("student", "teacher"):
+            return ""
+        key = "student" if candidate.role == "student" else f"teachers.{self.config.teachers.index(candidate.entry)}"
+        trained = trained_size(candidate.network, (self.run, self.networks.own) if own else None)
+        return other_size(candidate.network, self.test, trained, who, self._where(), self.data.data, key)
 
     def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:
         """The row of a network at a task."""

@@ -12,7 +12,8 @@ from ..core.classes import apply_class_map, gives_places
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
-from ..core.run import Run, no_run
+from ..core.run import Run
+from ..core.run_names import no_run
 from ..datasets.io.split_agreement import check_splits
 from ..probe.segmentation import segment
 from ..training.accelerator import prepare_accelerator

@@ -188,7 +188,13 @@ def check_numbers(names: Sequence[str | None], who: str, nameless: str, otherwis
 
 
 def apply_class_map(
-    network: Network, class_map: ClassMap, classes: int | None, names: Sequence[str] | None, who: str
+    network: Network,
+    class_map: ClassMap,
+    classes: int | None,
+    names: Sequence[str] | None,
+    who: str,
+    *,
+    others: bool = False,
 ) -> None:
     """What a config's ``class_map`` says of a network: places reorder its logits, names become those of its classes.
 
@@ -198,6 +204,8 @@ def apply_class_map(
         classes: How many classes the data has; None: not known.
         names: Their names; None: not known.
         who: The network, for an error.
+        others: Whether its classes that no place is given of stay possible answers, behind the others, as they do
+            where names are given; else their logits are cut off.
 
     Raises:
         UsageError: There is no such place, class or name, too many or too few of them, or the names that the network
@@ -237,11 +245,15 @@ def apply_class_map(
                 f"class_map of {who} has the place {twice[0]} twice, and one class cannot answer for two of the data's"
                 ": give each place once"
             )
-        network.map_classes(class_map)
+        rest = [place for place in range(own) if place not in class_map] if others else []
+        known = network.recipe.get("classes") or (None,) * own
+        # What the data call so is another class of the network now.
+        called = [known[place] if known[place] not in (names or ()) else None for place in rest]
+        network.map_classes([*class_map, *rest])
         network.recipe = {
             **network.recipe,
-            "num_classes": len(class_map),
-            "classes": None if names is None else tuple(names),
+            "num_classes": len(class_map) + len(rest),
+            "classes": None if names is None else (*names, *called),
         }
 
 

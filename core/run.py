@@ -17,7 +17,7 @@ from typing import Any
 from .atomic import write_text
 from .config.marks import is_off, resumable
 from .data_facts import compared_facts
-from .errors import UsageError, names_beside, nearest
+from .errors import UsageError
 from .full_disk import room_for
 
 log = logging.getLogger(__name__)
@@ -266,24 +266,6 @@ def read_json(path: Path, problems: list[str]) -> Any:
         if note not in problems:
             problems.append(note)
         return None
-
-
-def no_run(path: str | os.PathLike[str]) -> UsageError:
-    """The error for a folder that is no run; suggests runs beside it."""
-    if inside := [str(run) for run in walk_runs(path, depth=2) if Run(run).config.is_file()]:
-        more = f" or another of {len(inside)}" if len(inside) > 3 else ""
-        return UsageError(f"{path} is no run, but a folder of runs: name {', '.join(inside[:3])}{more}")
-    owner = Run(Path(path).parent)
-    if Path(path).is_file() and owner.config.is_file():
-        way = f", and student.weights={path} to measure this file" if Path(path) == owner.best_student else ""
-        return UsageError(f"{path} is a file of a run: name the run, {owner.path}{way}")
-    hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
-    return UsageError(f"{path} is no run: it has no config.yaml; {hint}")
-
-
-def runs_beside(path: str | os.PathLike[str]) -> list[str]:
-    """The runs in the parent folder of ``path``."""
-    return [name for name in names_beside(path) if Run(name).config.is_file()]
 
 
 def walk_runs(path: str | os.PathLike[str], depth: int) -> Iterator[Path]:

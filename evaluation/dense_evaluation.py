@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..core.classes import ClassMap, apply_class_map, gives_places
 from ..core.errors import UsageError
 from ..core.representation import Network
 from ..training.class_order import answer_for
@@ -49,6 +50,7 @@ def dense_scores(
     who: str,
     where: str,
     warn: Callable[[str], None],
+    class_map: ClassMap | None = None,
 ) -> DenseScores | DepthScores | None:
     """A network's own prediction compared with the label maps of a split, matched by the names of the classes, or with
     its depth.
@@ -61,9 +63,13 @@ def dense_scores(
         who: The network, for messages.
         where: The data, for messages.
         warn: Is told what was matched by number alone.
+        class_map: Of the student.
 
     Returns:
         None where its classes are others than the data's.
+
+    Raises:
+        UsageError: The class_map does not fit the network or the data.
     """
     channels = network.recipe.get("num_classes")
     check_dense_data(split, channels, where)
@@ -73,10 +79,12 @@ def dense_scores(
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))
     labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
+    if class_map is not None:
+        apply_class_map(network, class_map, labels.num_classes, labels.classes, who, others=True)
+    which = "[PLACE,…]" if labels.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
+    way = f"say with class_map={which} which is which"
     try:
-        note = answer_for(
-            network, labels, who, where, "say with class_map={ITS CLASS: CLASS OF THE DATA} which is which"
-        )
+        note = answer_for(network, labels, who, where, way, placed=gives_places(class_map))
     except UsageError as error:
         warn(f"{error}: it has no mIoU here")
         return None

@@ -114,7 +114,7 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
         if opened is None or not isinstance(before := recorded.get(name), dict):
             continue
         try:
-            with _unlogged():
+            with unlogged():
                 split = opened if same else open_split(own, name)
         except ContrastillError as error:
             return f"{location(own)} is not as it was when {run.path} was trained: {error}"
@@ -130,7 +130,7 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def unlogged() -> Iterator[None]:
     """Within it nothing below an error is logged: lines about data that are opened to be compared, such as how many
     samples they hold out, would stand beside numbers that are measured on others.
     """

@@ -12,7 +12,8 @@ from ..core.arguments import Positive, checked
 from ..core.config.loading import load_config
 from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
-from ..core.run import Run, no_run
+from ..core.run import Run
+from ..core.run_names import no_run
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
 from ..training.networks import check_other_data

@@ -64,6 +64,11 @@ class EvaluatedNetworks:
         self.own = load_config(str(run.config), trains=False)
         self.others: list[str] = []  # teachers that are not the run's, once they were built
 
+    @property
+    def has_own_student(self) -> bool:
+        """Whether the student is the run's own, and not one that the caller names in its place."""
+        return self.config.student.weights in (None, self.own.student.weights)
+
     def suffix(self) -> str:
         """What stands in the names of an evaluation's files for other networks than the run's own; of these nothing."""
         ours, own = (config.student.model_copy(update={"class_map": None}) for config in (self.config, self.own))
@@ -102,7 +107,7 @@ class EvaluatedNetworks:
             ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
         """
         network, weights = self._student()
-        if self.config.student.weights in (None, self.own.student.weights) and network.recipe.get("num_classes") == 1:
+        if self.has_own_student and network.recipe.get("num_classes") == 1:
             # A finished student's file says it; a checkpoint does not.
             network.recipe = {QUANTITY: self._stated_quantity(), **network.recipe}
         return EvaluatedNetwork("student", self.config.student.model, network, weights, self.config.student)

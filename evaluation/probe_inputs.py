@@ -24,7 +24,8 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.recognition import check_path_given, recognised, unknown_layout
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network, Taps
-from ..core.run import Run, no_run, runs_beside
+from ..core.run import Run
+from ..core.run_names import TEACHER, is_file_of_run, no_run, runs_beside
 from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
@@ -33,7 +34,6 @@ from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
 _OTHERS = "or of a package of yours (--import MY_PACKAGE)"
-_TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
     if not isinstance(network, (str, os.PathLike)):
         raise UsageError(f"networks holds {network!r}: pass runs, names of networks, or contrastill.Network objects")
     text = os.fspath(network)
-    match = None if Run(text).config.is_file() else _TEACHER.fullmatch(text)
+    match = None if Run(text).config.is_file() else TEACHER.fullmatch(text)
     run = Path(match["run"] if match else text)
     if Run(run).config.is_file():
         # The packages that it was trained with may also know the data that are named beside it.
@@ -108,8 +108,8 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
         with suppress(UsageError):
             import_plugins(imports_of(run))
         return NetworkName(text, run, int(match["number"] or 0) if match else None)
-    if Path(text).is_dir():
-        raise no_run(text)
+    if Path(text).is_dir() or is_file_of_run(text):
+        raise no_run(text, best=f", or MODEL@{text} for this file")
     model, at, weights = text.partition("@")
     if at and not weights:
         raise UsageError(

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..core.classes import apply_class_map
+from ..core.classes import apply_class_map, gives_places
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
-from ..core.run import Run, no_run
+from ..core.run import Run
+from ..core.run_names import no_run
 from ..datasets.io.split_agreement import check_splits
 from ..probe.segmentation import segment
 from ..training.accelerator import prepare_accelerator
@@ -21,6 +22,7 @@ from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import LABELS, answers_for_positions, pixel_classes
+from .baseline_checks import check_baselines
 from .dense_evaluation import answers_densely, check_dense_data, dense_scores
 from .dense_predictor import DensePredictor
 from .evaluation_data import (
@@ -47,7 +49,8 @@ from .gallery import Gallery
 from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
-from .teacher_space import HEAD_TASKS, head_obstacles, head_rows, retrieval_scores
+from .teacher_space import HEAD_TASKS, head_rows, retrieval_scores
+from .trained_size import other_size, trained_size
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class RunEvaluation:
         # What a number depends on is told without progress too.
         self.warn = self.say if progress else log.warning
         self.inputs: dict[str, str] = {}
+        self._size_notes: set[str] = set()
         self.config = load_config(str(run.config), overrides, trains=False)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
@@ -105,7 +109,7 @@ class RunEvaluation:
             baselines: Further networks.
             measured: Keys of the other networks that a run before has had measured; grows.
         """
-        self._check_baselines(baselines)
+        check_baselines(self.run, self.config, baselines, measured=self.train is not None)
         tasks: dict[str, Callable[[EvaluatedNetwork], Iterator[Scores]]] = {
             "accuracy": self._accuracy,
             "segmentation": self._segmentation,
@@ -135,11 +139,24 @@ class RunEvaluation:
             UsageError: It cannot, or the data have its modality in another scale than its training.
         """
         check_modality(candidate.entry, self.test)
+        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        if (line := self._size_note(candidate, who)) and line not in self._size_notes:
+            self._size_notes.add(line)
+            self.warn(line)
         if not self._own_data:
-            who = f"{candidate.role} {candidate.model} of {self.run.path}"
             check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
         self.inputs[candidate.role] = input_text(candidate.network, self.test)
         candidate.network.freeze().to(self.accelerator.device)
+
+    def _size_note(self, candidate: EvaluatedNetwork, who: str) -> str:
+        """A sentence about images of another size than those of a network's training; else empty."""
+        own = candidate.role == "student" and self.networks.has_own_student
+        # Of the run's own data its training said so; what is not trained yet has no size.
+        if (own and self._own_data) or candidate.role not in ("student", "teacher"):
+            return ""
+        key = "student" if candidate.role == "student" else f"teachers.{self.config.teachers.index(candidate.entry)}"
+        trained = trained_size(candidate.network, (self.run, self.networks.own) if own else None)
+        return other_size(candidate.network, self.test, trained, who, self._where(), self.data.data, key)
 
     def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:
         """The row of a network at a task."""
@@ -154,33 +171,6 @@ class RunEvaluation:
             task,
             scores,
         )
-
-    def _check_baselines(self, baselines: Collection[str]) -> None:
-        """Refuse the baselines and the mode that cannot be measured, all in one sentence."""
-        obstacles = head_obstacles(self.options, baselines)
-        if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
-            obstacles.append(
-                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation], whose head the network is trained "
-                "along with: add that task, or leave it out"
-            )
-        if "teacher" in baselines and not self.config.teachers:
-            obstacles.append(f"{self.run.path} has no teacher: leave teacher out of --baselines")
-        if "scratch" in baselines and "segmentation" not in self.options.tasks:
-            if not answers_for_positions(self.config.student.model):
-                labels, objective = "classes", "cross_entropy"
-            elif self.config.student.num_classes == 1:
-                labels, objective = "depth", "scale_invariant"
-            else:
-                labels, objective = "label maps", "pixel_cross_entropy"
-            obstacles.append(
-                f"the baseline scratch is for evaluation.tasks=[segmentation]; trained on {labels} it is a run of "
-                f"its own: contrastill train with objectives.{objective} alone"
-            )
-        if "random" in baselines and self.train is None:
-            head = "add evaluation.tasks=[segmentation] or [classification]"
-            obstacles.append(f"the baseline random has no head to be measured by: {head}")
-        if obstacles:
-            raise UsageError("; and ".join(obstacles))
 
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Scores]:
         if candidate.role in ("random", "scratch"):
@@ -214,7 +204,10 @@ class RunEvaluation:
 
     def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
-        scores = dense_scores(candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn)
+        class_map = self.config.student.class_map if candidate.role == "student" else None
+        scores = dense_scores(
+            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map
+        )
         if scores is None:
             return
         yield scores
@@ -241,18 +234,18 @@ class RunEvaluation:
         network, student = candidate.network, candidate.role == "student"
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
         if student and (class_map := self.config.student.class_map) is not None:
-            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who)
-        way = (
-            "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its "
-            "classes with data.path=…"
-        )
+            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who, others=True)
+        which = "[PLACE,…]" if self.test.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
+        way = f"say with student.class_map={which} which is which, or name data of its classes with data.path=…"
+        placed = student and gives_places(self.config.student.class_map)
         try:
-            note = answer_for(network, self.test, who, self._where(), way)
+            note = answer_for(network, self.test, who, self._where(), way, placed=placed)
         except UsageError:
             if student and self.options.tasks == ("accuracy",):
                 raise
             return False
-        if note and (network.recipe.get("classes") is not None and self.test.classes is not None or not self._own_data):
+        named = network.recipe.get("classes") is not None and self.test.classes is not None
+        if note and (placed or named or not self._own_data):
             self.warn(note)
         return True
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..core.config.loading import load_config
 from ..core.config.schema import TrainConfig
 from ..core.errors import UsageError
-from ..core.run import Run, no_run
+from ..core.run import Run
+from ..core.run_names import no_run
 from ..probe.layers import spatial_note
 from .evaluation_data import objectives_read_prediction
 
@@ -51,7 +52,9 @@ def check_options(
     """
     for path in runs:
         if not Run(path).config.is_file():
-            raise no_run(Path(path))
+            best = f", and student.weights={path} to measure this file"
+            teachers_too = ", with --teachers (in Python teachers=True) to measure its teachers too"
+            raise no_run(Path(path), best=best, teacher=teachers_too)
     configs = [load_config(str(Run(path).config), overrides, trains=False) for path in runs]
     tasks: set[str] = {task for config in configs for task in config.evaluation.tasks}
     own = "accuracy" in tasks and any(objectives_read_prediction(config) for config in configs)

@@ -32,7 +32,7 @@ from ..core.weights import (
 )
 from .builder_checks import built_by
 from .file_weights import classifiers_in, encoder_alone, encoder_recipe, load_file, network_source
-from .recipe import METADATA, TRAINED_FOR, read_recipe, recipe_of, recipe_preprocess
+from .recipe import METADATA, TRAINED_FOR, TRAINED_SIZE, read_recipe, recipe_of, recipe_preprocess
 from .recorded_answer import KEY as ANSWER
 from .recorded_answer import is_of_a_user, recorded, warn_of_another
 from .reused_weights import classifier_order
@@ -174,6 +174,7 @@ def build_network(
         "classes": tuple(names) if names and len(names) == count else None,
         # What a run trained for says how its logits are read; of other weights it is not known.
         **({"several_classes": bool(trained_for.get("several_classes"))} if trained_for else {}),
+        **({TRAINED_SIZE: recipe[TRAINED_SIZE]} if same and TRAINED_SIZE in recipe else {}),
         **({QUANTITY: quantity} if (quantity := quantity_of({**trained_for, "num_classes": count})) else {}),
     }
     return network

@@ -17,6 +17,8 @@ from ..core.weights import find_weights, read_metadata
 
 METADATA = "contrastill"
 """The key of the header."""
+TRAINED_SIZE = "trained_size"
+"""Height and width of the images of a network's training, before its own resolution; older files have none."""
 TRAINED_FOR = ("several_classes", QUANTITY)
 """Keys that say how a network's answers are read; a module in memory has them, and its modality, in an attribute,
 ``trained_for``.

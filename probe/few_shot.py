@@ -69,9 +69,8 @@ def few_shot(
     results = []
     for count in shots:
         if not 0 < count <= most:
-            raise UsageError(
-                f"{count} shots cannot be drawn: class {fewest} has {most} training samples, so take 1 to {most}"
-            )
+            has = "1 training sample, so take 1" if most == 1 else f"{most} training samples, so take 1 to {most}"
+            raise UsageError(f"{count} shots cannot be drawn: class {fewest} has {has}")
         accuracies = []
         for draw in range(draws):
             rows = _drawn(targets, count, seed, draw)

@@ -131,7 +131,7 @@ def compares_classes(config: RunConfig) -> bool:
     return any(TEACHER_AGGREGATIONS[rule].compares_classes for rule in rules)
 
 
-def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str) -> str:
+def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str, *, placed: bool = False) -> str:
     """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong
     ones.
 
@@ -141,6 +141,7 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
         who: The network, for an error.
         data: Where the split is from.
         otherwise: What to do where its classes are others.
+        placed: Whether a class_map of places has brought its logits into the order of the split's classes.
 
     Returns:
         What is worth knowing of the match; empty where names and numbers agree on all classes.
@@ -150,6 +151,8 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
             names.
     """
     own, count = network.recipe.get("classes"), network.recipe.get("num_classes")
+    if placed:
+        return _left_over(split, count or split.num_classes, who, data, "matched by class_map")
     if own is None or split.classes is None:
         if count != split.num_classes:
             raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
@@ -159,8 +162,12 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
         )
         return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
     answer_as(network, split.classes, who, data, otherwise, length=count)
-    if len(split.classes) < len(own):
-        return f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name" + (
-            "" if several_classes(split) else ": to answer with another one counts as wrong"
-        )
-    return ""
+    return _left_over(split, len(own), who, data, "matched by name")
+
+
+def _left_over(split: Any, count: int, who: str, data: str, matched: str) -> str:
+    """What is worth knowing of a network with more classes than a split; empty where it has no more."""
+    if split.num_classes >= count:
+        return ""
+    note = f"{data} has {split.num_classes} of the {count} classes of {who}, {matched}"
+    return note if several_classes(split) else f"{note}: to answer with another one counts as wrong"

@@ -19,6 +19,7 @@ from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
 from ..models.build import build_network, record_shape
+from ..models.recipe import TRAINED_SIZE
 from ..xmodal.recorded_modality import KEY as MADE
 from ..xmodal.recorded_modality import recorded
 from .class_order import ClassOrder, compares_classes, order_classes
@@ -148,7 +149,9 @@ def compare_scales(
             check_other_data(network, entry.model, split, measured, chosen=True, trained=trained_scale(entry))
         if network is networks.student or entry.mean is not None:
             network.preprocess = _of_data(network, split, statistics, {} if entry.mean is None else batch)
-    record_shape(networks.student, batch[networks.student.modality])
+    images = batch[networks.student.modality]
+    record_shape(networks.student, images)
+    networks.student.recipe = {**networks.student.recipe, TRAINED_SIZE: (images.shape[2], images.shape[3])}
     if (made := recorded(networks.student.modality, split.modalities)) is not None:
         networks.student.recipe = {**networks.student.recipe, MADE: made}
 

@@ -254,7 +254,8 @@ class LabelRule:
 
 
 def warn_of_gaps(targets: np.ndarray | Tensor, where: object, key: object = None) -> None:
-    """Log once where numbers of classes (M,) of the training split have gaps: outputs of the network for no class.
+    """Log once where numbers of classes (M,) of the training split have gaps: no sample trains these outputs of the
+    network.
 
     Raises:
         UsageError: They can hardly number classes.
@@ -274,10 +275,10 @@ def warn_of_gaps(targets: np.ndarray | Tensor, where: object, key: object = None
             )
             return
         first = islice((number for number in range(count) if number not in known), 3)
+        untrained = "its output is not trained" if missing == 1 else "their outputs are not trained"
         shown = ", ".join(map(str, first)) + (f" and {missing - 3} more" if missing > 3 else "")
         warn_once(
-            f"{where}: no training sample is of class {shown}, so the network has outputs for no class: number classes "
-            "from 0 without gaps",
+            f"{where}: no training sample is of class {shown}: {untrained}; number classes from 0 without gaps",
             key,
         )
 

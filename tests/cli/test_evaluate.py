@@ -164,6 +164,28 @@ def test_evaluate_of_a_file_of_a_run_names_the_run_and_where_the_best_epoch_is(r
         assert message.endswith(f"{file} is a file of a run: name the run, {copy}{way}")
 
 
+@pytest.mark.parametrize("command", [["export"], ["cost"], ["probe", "--data", "DATA"]])
+def test_a_file_of_a_run_is_told_from_networks_and_runs(run, packed, tmp_path, capsys, command):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    best = shutil.copy(copy / "student.safetensors", copy / "student_best.safetensors")
+    verb, *options = (str(packed) if word == "DATA" else word for word in command)
+    for file, way in ((copy / "student.safetensors", ""), (best, f", or MODEL@{best} for this file")):
+        assert main([verb, str(file), *options]) == 2
+        message = " ".join(capsys.readouterr().err.split())
+        way = "" if verb == "export" else way
+        assert message.endswith(f"{file} is a file of a run: name the run, {copy}{way}")
+
+
+def test_a_teacher_as_probes_name_it_is_measured_with_its_run(run, capsys):
+    for name in (f"{run}:teacher", f"{run}:teachers.1"):
+        assert main(["evaluate", name]) == 2
+        assert f"{name} is a teacher of a run: name the run, {run}, with --teachers" in capsys.readouterr().err
+        assert main(["export", name]) == 2
+        assert f"{name} is a teacher of a run: name the run, {run} for its student" in capsys.readouterr().err
+
+
 def test_other_networks_than_the_runs_own_are_measured_and_kept_apart(run, packed, tmp_path, capsys):
     import shutil
 

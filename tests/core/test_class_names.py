@@ -25,7 +25,7 @@ from contrastill.models.recipe import read_recipe
 from contrastill.training.assemble import assemble
 from contrastill.training.data import open_splits
 
-SHADES = {"ash": 130, "black": 20, "coal": 60, "white": 230, "zinc": 180}
+SHADES = {"grey": 140, "ash": 130, "black": 20, "coal": 60, "white": 230, "zinc": 180}
 DARK, CLEAR = ["ash", "black", "white"], ["white", "ash", "black"]
 
 
@@ -227,6 +227,31 @@ def test_evaluation_on_other_classes_is_refused_unless_a_class_map_names_them(ru
     assert row["top1"] > 60
     row, _ = evaluated(run, other, "student.class_map=[2,0,1]", capsys=capsys)
     assert row["top1"] > 60
+
+
+def test_a_mapping_of_some_classes_gives_one_number_in_each_form(run, folder, capsys):
+    """Places too leave the other classes possible answers: grey is ash to the network, and not white."""
+    other = f"data.path={pack(folder / 'two.h5', ['grey', 'coal'])}"
+    nameless = f"data.path={pack(folder / 'two_nameless.h5', ['grey', 'coal'], named=False)}"
+    by_name, _ = evaluated(run, other, "student.class_map={white: grey, black: coal}", capsys=capsys)
+    for data in (other, nameless):
+        by_place, message = evaluated(run, data, "student.class_map=[2,1]", capsys=capsys)
+        assert by_place["top1"] == by_name["top1"] < 60
+        assert "has 2 of the 3 classes of student resnet8" in message and "counts as wrong" in message
+        assert "number alone" not in message
+    whole = f"data.path={pack(folder / 'turned.h5', CLEAR, named=False)}"
+    row, message = evaluated(run, whole, "student.class_map=[2,0,1]", capsys=capsys)
+    assert row["top1"] > 90 and "number alone" not in message and "wrong" not in message
+    assert "student.class_map=[PLACE,…]" in refused("evaluate", str(run), nameless, capsys=capsys)
+
+
+@pytest.mark.parametrize(("others", "classes"), [(True, ("x", "y", "a", None)), (False, ("x", "y"))])
+def test_classes_without_a_place_stay_answers_where_that_is_asked_for(others, classes):
+    network = build_network("resnet8", num_classes=4)
+    network.recipe["classes"] = ("a", "b", "x", "c")
+    apply_class_map(network, (3, 1), 2, ("x", "y"), "it", others=others)
+    assert network.recipe["classes"] == classes and network.recipe["num_classes"] == len(classes)
+    assert network.classes.tolist() == [3, 1, 0, 2][: len(classes)]
 
 
 def test_data_without_names_is_matched_by_number_and_that_is_said_once(run, folder, capsys):

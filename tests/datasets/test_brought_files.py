@@ -63,7 +63,9 @@ def test_classes_without_samples_are_named(packed, caplog):
     packed(lambda file: None).open("train")
     assert "training sample" not in caplog.text
     packed(lambda file: None, {split: np.arange(8) % 2 * 3 for split in ("train", "test")}).open("train")
-    assert "no training sample is of class 1, 2, so the network has outputs for no class" in caplog.text
+    assert "no training sample is of class 1, 2: their outputs are not trained" in caplog.text
+    packed(lambda file: None, {split: np.arange(8) % 2 * 2 for split in ("train", "test")}).open("train")
+    assert "no training sample is of class 1: its output is not trained; number classes" in caplog.text
 
 
 def test_a_class_of_the_test_split_alone_is_refused(packed):

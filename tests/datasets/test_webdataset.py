@@ -314,7 +314,7 @@ def test_classes_without_training_samples_are_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         open_splits(make_data_config({"path": str(tmp_path)}, {}))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: no training sample is of class 0, 2, so the network has outputs for no class: number classes "
+        f"{tmp_path}: no training sample is of class 0, 2: their outputs are not trained; number classes "
         "from 0 without gaps",
         "no training sample is of class 2, and 1 of the 2 test samples are, which nothing teaches: number both splits "
         "alike, or train on these classes too",

@@ -121,3 +121,18 @@ def test_the_intersections_of_several_runs_name_their_runs():
     ]
     columns = [EvaluationResult(tuple(part)).tables()[1].columns for part in (rows, rows[:1])]
     assert columns == [["IoU %", "a student unet", "b student unet"], ["IoU %", "student unet"]]
+
+
+def test_a_class_map_of_its_channels_gives_one_number_in_each_form(runs, tmp_path, capsys):
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file.attrs["semantic_classes"] = ["void", "x", "y"]
+        file["test/rgb"] = np.random.default_rng(1).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+        file["test/semantics"] = np.random.default_rng(2).integers(1, 3, (4, 16, 16), dtype=np.uint8)
+    scores = []
+    for class_map in ("{2: x, 0: y}", "[2,0]"):
+        overrides = [f"data.path={tmp_path / 'two.h5'}", f"student.class_map={class_map}"]
+        result = contrastill.evaluate_runs(runs / "baseline", overrides)
+        scores.append(result.rows[0].scores)
+        message = capsys.readouterr().err
+        assert "has 2 of the 3 classes of student unet/resnet8" in message and "counts as wrong" in message
+    assert scores[0] == scores[1] and scores[0].miou > 0

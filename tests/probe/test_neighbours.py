@@ -113,5 +113,9 @@ def test_few_shots_need_samples_of_each_class():
     train = Features(train.values[keep], train.targets[keep])
     with pytest.raises(UsageError, match="5 shots cannot be drawn: class 3 has 3 training samples, so take 1 to 3"):
         few_shot(train, test, shots=(1, 5), draws=1)
+    keep = (train.targets != 3) | (torch.arange(len(train.targets)) == int((train.targets == 3).nonzero()[0]))
+    single = Features(train.values[keep], train.targets[keep])
+    with pytest.raises(UsageError, match="2 shots cannot be drawn: class 3 has 1 training sample, so take 1$"):
+        few_shot(single, test, shots=(2,), draws=1)
     with pytest.raises(UsageError, match="draws=0"):
         few_shot(train, test, draws=0)

@@ -1,0 +1,79 @@
+"""Whether a network is evaluated on images of another size than those of its training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..core.config.schema import DataConfig, RunConfig
+from ..core.errors import ContrastillError
+from ..core.registry import DATASETS, MODALITIES
+from ..core.representation import Network
+from ..core.run import Run
+from ..models.recipe import TRAINED_SIZE
+from ..training.data import open_split
+from .evaluation_data import unlogged
+
+Size = tuple[int, int]
+
+
+def other_size(
+    network: Network, split: Any, trained: Size | None, who: str, where: str, data: DataConfig, key: str
+) -> str:
+    """A sentence about images of another size than those that a network was trained on; empty where they are of the
+    same one, where that of the training is not known, or where the network brings each to a resolution of its own.
+
+    Args:
+        network: With its preprocessing.
+        split: That it is measured on.
+        trained: (height, width) of its training.
+        who: The network.
+        where: The data.
+        data: Their config.
+        key: Of the network's section, as ``student``.
+    """
+    now = _size_of(split.modalities, network.modality)
+    if trained is None or now is None or now == trained or network.preprocess.resolution is not None:
+        return ""
+    shown = str(trained[0]) if trained[0] == trained[1] else f"[{trained[0]},{trained[1]}]"
+    options = DATASETS[data.name].Options.model_fields if data.name is not None and data.name in DATASETS else {}
+    ways = " or ".join([*(["data.size"] if "size" in options else []), f"{key}.resolution"])
+    return (
+        f"{network.modality} is {now[0]}×{now[1]} in {where}, and {who} was trained on {trained[0]}×{trained[1]}: set "
+        f"{ways} to {shown} where another size is not meant"
+    )
+
+
+def trained_size(network: Network, own: tuple[Run, RunConfig] | None) -> Size | None:
+    """Height and width of the images that a network was trained on, by its recipe; else, of a run's own student whose
+    file does not say so, by what the run recorded of its data, or by these themselves.
+
+    Args:
+        network: With a recipe.
+        own: The run that trained it, and its own config; None: another did.
+    """
+    if (size := network.recipe.get(TRAINED_SIZE)) is not None:
+        return size[0], size[1]
+    if own is None:
+        return None
+    run, config = own
+    facts = run.data_facts().get("train")
+    if isinstance(facts, Mapping):
+        found = re.findall(r"(\S+) \[([\d, ]+)\]", str(facts.get("modalities")))
+        return _size_of({name: [*map(int, shape.split(","))] for name, shape in found}, network.modality)
+    if config.data.path is None:  # to open it may be to download it
+        return None
+    with suppress(ContrastillError), unlogged():
+        train = open_split(config, "train")
+        return None if train is None else _size_of(train.modalities, network.modality)
+    return None
+
+
+def _size_of(modalities: Mapping[str, Sequence[int]], name: str) -> Size | None:
+    """That of a modality, or of what it is derived from."""
+    if name not in modalities and name in MODALITIES:
+        name = MODALITIES[name].of
+    shape = modalities.get(name, ())
+    return (shape[1], shape[2]) if len(shape) == 3 else None

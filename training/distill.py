@@ -33,7 +33,7 @@ from .data import check_modality, open_loader, open_splits
 from .keywords import dotted_keys, given_keys
 from .pixel_labels import answers_for_positions
 from .progress import accuracy_text
-from .recipe import default_dense_objectives, default_objectives, default_training
+from .recipe import compares_maps, default_dense_objectives, default_objectives, default_training
 from .run import train_run
 from .schedule import default_epochs
 
@@ -111,9 +111,11 @@ def distill(
             were measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); with labels also
             cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
             or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
-            training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). Of a
-            student that answers for each position ``pixel_cross_entropy`` where there are label maps and ``dense_kd``
-            towards teachers that do so too, by AdamW. A line at the start says what was chosen.
+            training images; without labels, from teachers of another modality, also contrast of positions of the maps
+            (``dense_crd``, weight 1), by AdamW; with a cosine and a rate by the size of a batch
+            (:mod:`contrastill.training.recipe`). Of a student that answers for each position ``pixel_cross_entropy``
+            where there are label maps and ``dense_kd`` towards teachers that do so too, by AdamW. A line at the start
+            says what was chosen.
         epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for
             50 000, 20 for a million.
         seed: Of weights, order, views and negatives.
@@ -178,13 +180,16 @@ def distill(
         )
         _check_scale([*teachers, learner], read, splits["test"])
         each = _each_teacher(teachers)
-        train = _training(objectives is None, each, learner, splits["train"].num_samples, resolver.train, settings)
+        maps = objectives is None and compares_maps(each, learner, splits["train"])
+        train = _training(
+            objectives is None, maps, each, learner, splits["train"].num_samples, resolver.train, settings
+        )
         if objectives is not None:
             chosen = _objectives(objectives)
         elif answers_for_positions(learner["model"]):
             chosen = default_dense_objectives(each, learner, splits["train"])
         else:
-            chosen = default_objectives(each, splits["train"], train["epochs"])
+            chosen = default_objectives(each, splits["train"], train["epochs"], maps=maps)
         tree = {
             "out": str(out),
             "seed": seed,
@@ -200,6 +205,7 @@ def distill(
 
 def _training(
     default: bool,
+    maps: bool,
     teachers: Sequence[Mapping[str, Any]],
     student: Mapping[str, Any],
     num_samples: int,
@@ -218,13 +224,17 @@ def _training(
         for key in ("batch_size", "epochs")
         if isinstance(value := values.get(f"train.{key}"), int) and value > 0
     }
-    dense = answers_for_positions(student["model"])
     given = values.get("train.optimizer")
-    optimizer = given if isinstance(given, str) else "adamw" if dense else "sgd"
+    optimizer = given if isinstance(given, str) else "adamw" if maps else "sgd"
     chosen = default_training(
-        num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None
+        num_samples,
+        **known,
+        optimizer=optimizer,
+        teachers=len(teachers),
+        pretrained=student.get("weights") is not None,
+        maps=maps,
     )
-    return {**chosen, "optimizer": optimizer} if dense else chosen
+    return {**chosen, "optimizer": optimizer} if maps else chosen
 
 
 def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

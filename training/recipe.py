@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.classes import gives_places
-from ..core.errors import UsageError
+from ..core.errors import ContrastillError, UsageError
 from ..core.label_vectors import several_classes
 from ..core.predicted_quantity import KEY as QUANTITY
 from ..core.predicted_quantity import LOG_DEPTH
+from ..core.registry import PYTHON_PREFIX
 from ..core.seeds import members
-from ..models.build import class_names
+from ..models.build import build_network, class_names
 from ..models.recipe import quantity_by, several_classes_of
 from .pixel_labels import LABELS, PixelLabels, answers_for_positions
 from .schedule import default_epochs
@@ -30,6 +31,8 @@ WARMUP = 0.05
 # Samples times views times teachers of which outputs are cached: wide ones, of 2048 + 1000 numbers, then take 6 GB,
 # those of a small network a twentieth.
 KEPT_SAMPLES = 500_000
+# The same of maps and of answers for each position, of about 100 to 300 kB.
+KEPT_MAPS = 20_000
 # Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
 FULL_DOUBT = 0.02
 # Samples that a training shows, epochs times M, beyond which the matching of logits counts each sample alike. In fewer,
@@ -42,7 +45,13 @@ WEIGHTED_SAMPLES = 200_000
 _SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
 
 
-def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any, epochs: int | None = None) -> dict[str, Any]:
+def default_objectives(
+    teachers: Sequence[Mapping[str, Any]],
+    split: Any,
+    epochs: int | None = None,
+    *,
+    maps: bool = False,
+) -> dict[str, Any]:
     """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
     where every teacher answers with the data's classes. Where labels mark any number of classes, binary cross-entropy
     and matching class by class.
@@ -54,13 +63,12 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any, epochs
         teachers: Their entries in a config.
         split: The training split.
         epochs: Their number where it is set.
+        maps: Whether positions of maps are contrasted too, see :func:`compares_maps`.
 
     Raises:
         UsageError: There is neither a teacher nor a label.
     """
-    # A folder of pictures that are all of one class says nothing by its labels.
-    several = several_classes(split)
-    labelled = several or (split.targets is not None and split.num_classes > 1)
+    several, labelled = several_classes(split), _is_labelled(split)
     if not teachers and not labelled:
         raise UsageError(
             "there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two "
@@ -80,6 +88,8 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any, epochs
         if split.targets is not None and bool((split.targets == split.targets[0]).all()):
             # None is of another class.
             chosen["fresh_crd"]["negatives_from"] = "other_sample"
+        if maps:
+            chosen["dense_crd"] = {"weight": round(1.0 / len(teachers), 4)}
         if labelled and all(_answers(teacher, split) for teacher in teachers):
             matching: dict[str, Any] = {"weight": round(1.0 / len(teachers), 4)}
             shown = split.num_samples * (epochs or default_epochs(split.num_samples))
@@ -172,6 +182,7 @@ def default_training(
     optimizer: str = "sgd",
     teachers: int = 1,
     pretrained: bool = False,
+    maps: bool = False,
 ) -> dict[str, Any]:
     """Keys of ``train``: length by the size of the data, a cosine after a short rise, a rate by the batch, and how many
     views have their teacher outputs kept.
@@ -183,6 +194,7 @@ def default_training(
         optimizer: ``"sgd"`` or ``"adamw"``.
         teachers: How many there are; without any there are no outputs to keep.
         pretrained: Whether the student begins with weights: its rate is a tenth then.
+        maps: Whether maps or answers for each position are kept, which are larger than embeddings.
 
     Example:
         >>> default_training(50_000)
@@ -202,11 +214,41 @@ def default_training(
         "warmup_epochs": round(epochs * WARMUP, 2),
         "lr": round(rate, 6),
     }
-    affordable = KEPT_SAMPLES // (num_samples * teachers) if teachers else 0
+    affordable = (KEPT_MAPS if maps else KEPT_SAMPLES) // (num_samples * teachers) if teachers else 0
     views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)), affordable)
     if views >= min(2, epochs):
         chosen["views"] = views
     return chosen
+
+
+def _is_labelled(split: Any) -> bool:
+    # A folder of pictures that are all of one class says nothing by its labels.
+    return several_classes(split) or (split.targets is not None and split.num_classes > 1)
+
+
+def compares_maps(teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], split: Any) -> bool:
+    """Whether the default compares places of maps: of a student that answers for each position; and of one that learns
+    without labels from teachers of another modality, where all of them have maps.
+
+    Args:
+        teachers, student: Their entries in a config.
+        split: The training split.
+    """
+    if answers_for_positions(student["model"]):
+        return True
+    modality = student.get("modality", "rgb")
+    others = teachers and all(teacher.get("modality", "rgb") != modality for teacher in teachers)
+    return bool(others) and not _is_labelled(split) and all(map(_has_maps, (*teachers, student)))
+
+
+def _has_maps(entry: Mapping[str, Any]) -> bool:
+    if entry.get("maps") is not None or entry["model"].startswith(PYTHON_PREFIX):
+        return bool(entry.get("maps"))
+    try:
+        network = build_network(entry["model"], num_classes=2, resolution=entry.get("resolution"))
+    except ContrastillError:  # where the network is built to be used, it says so
+        return False
+    return bool(network.taps.maps)
 
 
 def _answers(entry: Mapping[str, Any], split: Any) -> bool:

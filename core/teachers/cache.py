@@ -217,7 +217,7 @@ class CachedTeachers(TeacherSource):
         self._place = next((place for place in devices if needed <= _SHARE * _free(place)), None)
         if self._place is None and self.store is None:
             raise UsageError(
-                f"what the teachers say about train.views={self.loader.views} views takes {needed / 1e9:.1f} GB, "
+                f"what the teachers put out for train.views={self.loader.views} views takes {needed / 1e9:.1f} GB, "
                 f"and {_free(torch.device('cpu')) / 1e9:.1f} GB "
                 "are free: take fewer views, or name fewer maps with teachers.0.maps=[…], set "
                 "cache.precision=fp16, or name a folder with train.teacher_cache"

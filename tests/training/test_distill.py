@@ -513,14 +513,12 @@ def test_packed_depth_of_a_file_is_a_path_like_any_other(tmp_path):
         file["train/rgb"] = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
         file["train/depth"] = np.random.default_rng(0).integers(500, 4000, (16, 16, 16), dtype=np.uint16)
     options = {"data.fields": {"rgb": "rgb", "depth": "depth"}, "data.splits": {"train": "train", "test": None}}
+    options |= {"student_modality": "depth", **SHORT}
     result = contrastill.distill(
-        Tiny(),
-        "resnet8",
-        tmp_path / "pairs.h5",
-        out=tmp_path / "run",
-        student_modality="depth",
-        **SHORT,
-        **options,
-        **{"student.num_classes": 4},
+        Tiny(), "resnet8", tmp_path / "pairs.h5", out=tmp_path / "run", **options, **{"student.num_classes": 4}
     )
-    assert set(result.config.objectives) == {"fresh_crd"} and result.config.data.name == "packed"
+    assert {*result.config.objectives} == {"fresh_crd", "dense_crd"} and result.config.data.name == "packed"
+    assert result.config.train.optimizer == "adamw"
+    without_maps = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 4))
+    result = contrastill.distill(Tiny(), without_maps, tmp_path / "pairs.h5", out=tmp_path / "flat", **options)
+    assert {*result.config.objectives} == {"fresh_crd"} and result.config.train.optimizer == "sgd"

@@ -24,7 +24,7 @@ from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
 from contrastill.training import schedule
 from contrastill.training.assemble import assemble
-from contrastill.training.recipe import default_objectives, default_training
+from contrastill.training.recipe import compares_maps, default_objectives, default_training
 from contrastill.training.schedule import default_epochs, learning_rate
 
 LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None, num_samples=8)
@@ -76,6 +76,29 @@ def test_samples_count_alike_in_the_matching_of_long_trainings(samples, epochs, 
     assert default_objectives([OWN], split, epochs)["wttm"].get("weighted", True) is weighted
 
 
+@pytest.mark.parametrize(
+    ("teachers", "student", "split", "maps"),
+    [
+        ([OWN], {"model": "resnet8", "modality": "depth"}, UNLABELLED, True),
+        ([OWN], {"model": "resnet8", "modality": "depth"}, ONE_CLASS, True),
+        ([OWN], {"model": "resnet8", "modality": "depth"}, LABELLED, False),
+        ([OWN], {"model": "resnet8"}, UNLABELLED, False),
+        ([OWN, OTHER | {"modality": "depth"}], {"model": "resnet8", "modality": "depth"}, UNLABELLED, False),
+        ([OWN | {"modality": "normals"}] * 2, {"model": "resnet8", "modality": "depth"}, UNLABELLED, True),
+        ([], {"model": "resnet8"}, LABELLED, False),
+        ([], {"model": "unet/resnet8"}, LABELLED, True),
+    ],
+)
+def test_places_are_compared_of_unlabelled_pairs(teachers, student, split, maps):
+    assert compares_maps(teachers, student, split) is maps
+    if maps and teachers:
+        chosen = default_objectives(teachers, split, maps=True)
+        assert {name: entry["weight"] for name, entry in chosen.items()} == {
+            "fresh_crd": 0.8 / len(teachers),
+            "dense_crd": 1 / len(teachers),
+        }
+
+
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="neither a teacher nor a label"):
         default_objectives([], UNLABELLED)
@@ -103,6 +126,8 @@ def test_length_follows_from_the_number_of_samples():
         ({"num_samples": 50_000, "teachers": 3}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1, "views": 3}),
         ({"num_samples": 50_000, "teachers": 6}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
         ({"num_samples": 1_281_167}, {"epochs": 20, "warmup_epochs": 1, "lr": 0.1}),
+        ({"num_samples": 800, "maps": True}, {"epochs": 240, "warmup_epochs": 12, "lr": 0.1, "views": 25}),
+        ({"num_samples": 10_001, "maps": True}, {"epochs": 240, "warmup_epochs": 12, "lr": 0.1}),
     ],
 )
 def test_the_training_follows_from_data_batch_optimiser_and_student(arguments, expected):

@@ -160,7 +160,7 @@ class Network(nn.Module):
         self.classes: Tensor | None
         self.register_buffer("classes", None, persistent=False)
         self.recipe: dict[str, Any] = {}
-        self._frozen = False
+        self._frozen = self._first_batch_stands = False
         self.frozen_modules: tuple[str, ...] = ()
         self.precision: torch.dtype | None = None
 
@@ -195,7 +195,7 @@ class Network(nn.Module):
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                once = self.training or self._frozen
+                once = self.training or self._first_batch_stands
                 images = self.preprocess(batch[self.modality], once=once, like=self.module)
                 output = tapped.run(images)
             tapped.check()
@@ -247,9 +247,11 @@ class Network(nn.Module):
         self.classes = torch.as_tensor(classes, dtype=torch.int64)
         return self
 
-    def freeze(self) -> Network:
-        """Make it a teacher: in eval mode for good, without gradients; returns itself."""
-        self._frozen = True
+    def freeze(self, *, check_every_batch: bool = False) -> Network:
+        """Make it a teacher: in eval mode for good, without gradients, and, unless ``check_every_batch``, with a first
+        batch that stands for all where values are compared with the scale of its training; returns itself.
+        """
+        self._frozen, self._first_batch_stands = True, not check_every_batch
         self.requires_grad_(False)
         return self.eval()
 

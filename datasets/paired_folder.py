@@ -247,8 +247,10 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]], folders: dict[str
             unpaired = next(other[lacking] for other in listed.values() if lacking in other)
             missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
+            read = ", ".join(f"{other}: {folders[other]}" for other in listed if other != name)
+            without = f", or leave {name} out, with data.folders={{{read}}}" if len(listed) > 2 else ""
             raise UsageError(
                 f"{unpaired} has no partner of {name}, {where / folders[name] / lacking}.*{more}: add it, or move the "
-                "former away"
+                f"former away{without}"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

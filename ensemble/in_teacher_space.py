@@ -130,7 +130,7 @@ def in_teacher_space(run: str | os.PathLike, teacher: int = 0, *, map_size: Size
     """
     student = as_network(load_student(run))
     network = InTeacherSpace(student, adaptor_of(run, teacher), map_size=map_size)
-    network.freeze()
+    network.freeze(check_every_batch=True)
     return network
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import (
 from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
-from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
+from ..core.registry import DATASETS, MODELS, PRETRAINED, PYTHON_PREFIX, object_name
 from ..core.representation import Network, Preprocess
 from ..core.seeds import members
 from ..core.weights import find_weights
@@ -252,6 +252,14 @@ def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
         raise UsageError(
             f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, "
             f"'weights': {str(path)!r}}}"
+        )
+    if recipe["model"].startswith(PYTHON_PREFIX):
+        # Another module of that class in this call, as the student, may have been made with other arguments.
+        kind = recipe["model"].removeprefix(PYTHON_PREFIX)
+        raise UsageError(
+            f"{role} {str(path)!r} is a run of {kind}, which only you can make: pass "
+            f"contrastill.load_student({str(first)!r}, module={kind.rpartition('.')[2]}(…)), made with the arguments "
+            "of that run"
         )
     # A student that starts from a run gets the data's classes.
     return {

@@ -14,6 +14,7 @@ from ..core.crd.criterion import Critic, normalise, pair_loss
 from ..core.crd.embedding import Embedding
 from ..core.crd.options import check_choices, critic_bias
 from ..core.crd.teacher_map import all_finite
+from ..core.distributed import world_size
 from ..core.errors import UsageError
 from ..core.loss_labels import batch_index, batch_targets, check_counted_from_0
 from ..core.objective import Objective, Setting, TeacherOutputs, check_classes_differ, check_pass
@@ -232,15 +233,15 @@ class DenseCRD(Objective):
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
         extra: dict[str, Any] = {}
         if options.num_rows:
-            most = (
-                options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
-            )
+            most = max(1, options.positions // (setting.pass_samples or 1))
             grids = [common_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
             extra = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets}
             extra["seed"] = setting.seed
         # Of places alone no embedding is read.
         embeddings = None if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
-        return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
+        loss = cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
+        loss.note = f"positions of a share of 1/{world_size()} of each batch" if world_size() > 1 else ""
+        return loss
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         if not self.rows or self.grids is None:

@@ -407,6 +407,8 @@ def _make(root, names):
             "rgb/1.png has no partner of depth, {root}/depth/1.*: add it"),
         (["rgb/0.png", "depth/0.png", "depth/a/1.png", "depth/a/2.png"], {}, "train",
             "depth/a/1.png has no partner of rgb, {root}/rgb/a/1.* (2 files lack theirs)"),
+        (["rgb/0.png", "rgb/1.png", "depth/0.png", "depth/1.png", "semantics/0.png"], {}, "train",
+            "or move the former away, or leave semantics out, with data.folders={rgb: rgb, depth: depth}"),
         (["train/rgb/0.png", "train/depth/0.png", "test/rgb/0.png", "test/depth/1.png"], {}, "test",
             "{root}/test: no file of depth is called as one of rgb is (1.png, 0.png): give the files of a sample"),
         (["rgb/0.png"], {}, "train", "{root} has one folder of a modality (rgb): the layout is rgb/0001.png"),

@@ -1,15 +1,17 @@
 """A student in its teacher's space: its adaptor's answers, the sizes of its maps, and what is refused."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from contrastill import InTeacherSpace, Network, Preprocess, Representation, Taps, UsageError
+from contrastill.core.value_scale import ValueScale
 from contrastill.ensemble.adaptors import Adaptor
 from contrastill.ensemble.in_teacher_space import in_teacher_space
-from contrastill.models.build import build_network
+from contrastill.models.build import build_network, save_student
 from contrastill.probe.features import copied
 
 
@@ -36,6 +38,19 @@ def test_it_is_the_adaptor_behind_the_student(student, adaptor):
     assert answer.maps[0].shape == (3, 20, 16, 16) and not answer.embedding.requires_grad
     only = network(BATCH, ("embedding",))
     assert only.maps == () and torch.equal(only.embedding, answer.embedding)
+
+
+def test_every_batch_is_looked_at_of_a_loaded_one(tmp_path, student, adaptor, monkeypatch):
+    scale = ValueScale("floats", "m", (2.0,), (0.5,))
+    network = build_network("resnet8", num_classes=5, modality="depth", mean=(2.0,), std=(0.5,))
+    network.preprocess = replace(network.preprocess, scale=scale)
+    save_student(network, tmp_path / "student.safetensors")
+    monkeypatch.setattr("contrastill.ensemble.in_teacher_space.adaptor_of", lambda *_: adaptor)
+    loaded = in_teacher_space(tmp_path)
+    loaded(BATCH)
+    with pytest.raises(UsageError, match="that of this data is 1986"):
+        loaded({"depth": BATCH["depth"] * 1000})
+    loaded(BATCH)
 
 
 @pytest.mark.parametrize("size", [(8, 4), (16, 16), (40, 30), (4, 30)])

@@ -248,6 +248,18 @@ def test_a_run_of_objects_says_so_to_the_command(own, capsys):
         contrastill.load_student(own.out)
 
 
+def test_a_run_of_an_own_class_is_no_teacher_by_its_folder(own, tmp_path):
+    """Another module of the class in the call may have been made with other arguments."""
+    call = {"data": Noisy(), "out": tmp_path / "run", "objectives": "kd", **SHORT}
+    with pytest.raises(
+        UsageError, match=r"is a run of .*Tiny, which only you can make: pass .*load_student\(.*Tiny\(…\)"
+    ):
+        contrastill.distill(own.out, Tiny(width=4), **call)
+    assert not (tmp_path / "run").exists()
+    loaded = contrastill.load_student(own.out, module=Tiny())
+    assert contrastill.distill(loaded, Tiny(width=4), **call).metrics["kd"] >= 0
+
+
 def test_what_the_message_names_for_a_run_of_objects_works(own, four_classes, tmp_path):
     for refused in (
         lambda: contrastill.evaluate_runs(own.out),

@@ -64,7 +64,7 @@ GRIDS = {
             "fresh pooled, whitened": (["objectives.fresh_crd={weight: 1, teacher_map: whitened}"], 1, ()),
             # What contrastill.distill trains of unlabelled pairs, and parts of it.
             "default, 12 epochs": ([f"{DENSE}=1", FRESH, *SHORT, "train.optimizer=adamw", "train.lr=1e-3"], 3, ()),
-            "fresh pooled, SGD, 12 epochs": ([FRESH, *SHORT, *SGD], 1, ()),
+            "fresh pooled, SGD, 12 epochs": ([FRESH, *SHORT, *SGD], 3, ()),
             "CRD dense, SGD, 12 epochs": ([f"{DENSE}=1", *SHORT, *SGD], 1, ()),
             "fresh pooled, 40 epochs": (["objectives.fresh_crd={weight: 1}", *LONG], 1, ()),
             "hint (pooled), 40 epochs": (

@@ -39,6 +39,13 @@ def as_batch(batch: Any, modality: str, who: str) -> Mapping[str, Tensor]:
     )
 
 
+def missing_modality(batch: Mapping[str, Any], modality: str, who: str) -> UsageError:
+    """The error for a batch without what a network reads, with how to say that it reads what there is."""
+    images = [name for name, value in batch.items() if isinstance(value, Tensor) and value.ndim == 4]
+    way = f'; where it reads {images[0]}, give Network(…) modality="{images[0]}"' if images else ""
+    return UsageError(f"the batch has no {modality}, which {who} reads: it has {', '.join(sorted(batch))}{way}")
+
+
 def check_images(images: Any, channels: int, *, colours: bool) -> None:
     """Refuse what is no batch of images with so many channels.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import checked
 from .errors import UsageError, required, unknown_name
-from .input_values import as_batch
+from .input_values import as_batch, missing_modality
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_map
@@ -189,9 +189,7 @@ class Network(nn.Module):
             ContrastillError: A tapped module did not run, ran twice, or its tensor was changed in place afterwards.
         """
         if self.modality not in batch:
-            raise UsageError(
-                f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}"
-            )
+            raise missing_modality(batch, self.modality, self._name)
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:

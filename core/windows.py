@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .arguments import Positive, checked
 from .dense_prediction import dense_prediction, resize_prediction
 from .errors import UsageError
+from .input_values import missing_modality
 from .loaded_network import as_network
 from .representation import Network
 from .representation_spec import evaluating
@@ -69,9 +70,7 @@ def predict_in_windows(
     network = as_network(network)
     _check(network, sides, strides)
     if network.modality not in batch:
-        raise UsageError(
-            f"the batch has no {network.modality}, which the network reads: it has {', '.join(sorted(batch))}"
-        )
+        raise missing_modality(batch, network.modality, "the network")
     images = batch[network.modality]
     if images.ndim != 4:
         raise UsageError(f"{network.modality} has the shape {tuple(images.shape)}: pass images (B, C, H, W)")

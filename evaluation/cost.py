@@ -197,7 +197,7 @@ def input_size(text: str, network: Network, config: RunConfig | None, size: int 
     known = network.preprocess.resolution or size or data_size(config, network.modality)
     if known is None:
         raise UsageError(
-            f"{text} takes images of any size, and no data at hand says which: give --size, such as --size 32"
+            f"{text} takes images of any size, and no data at hand says which: give size (--size), such as 32"
         )
     return known
 

@@ -32,7 +32,8 @@ def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default
         shapes = getattr(setting, side).map_shapes
         if not shapes:
             raise UsageError(
-                f"objective {objective} compares feature maps, and the {side} has none: name some with maps=[MODULE, …]"
+                f"objective {objective} compares feature maps, and the {side} has none: name some with "
+                "maps=[MODULE, …]; those taken by default have the image's aspect ratio"
             )
         for pair in pairs:
             if not -len(shapes) <= pair[place] < len(shapes):

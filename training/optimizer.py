@@ -117,6 +117,10 @@ def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, 
     student = transfer.student
     scales = _layer_scales(student, config.layer_decay)
     names = [name for name, parameter in student.module.named_parameters() if parameter.requires_grad]
+    if scales and config.layer_decay == 1.0:
+        raise UsageError(
+            "train.layer_decay=1 changes no rate, as all layers keep the factor 1: leave it out, or take one below 1"
+        )
     if scales and names and all(scales[name] == 1.0 for name in names):
         raise UsageError(
             f"train.layer_decay={config.layer_decay:g} changes no rate: all of {type(student.module).__name__} that "

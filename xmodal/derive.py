@@ -75,12 +75,12 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
     if name not in MODALITIES:
         derived = [other for other in available(modalities, camera) if other not in modalities]
         made = f", from which {', '.join(derived)} can be made" if derived else ""
-        hint = nearest(
-            name,
-            {*modalities, *MODALITIES, *SOURCES},
-            f"this data has {', '.join(modalities)}{made}, and what a package of yours registers (--import MY_PACKAGE)",
+        close = nearest(name, {*modalities, *MODALITIES, *SOURCES}, "")
+        raise UsageError(
+            f"modality {name!r} does not exist: {close}{' ' if close else ''}this data has {', '.join(modalities)}"
+            f"{made}, and what a package of yours registers (--import MY_PACKAGE); what else you have is named in your "
+            f"samples or by data.folders or data.fields={{{name}: …}}"
         )
-        raise UsageError(f"modality {name!r} does not exist: {hint}")
     obstacle = _obstacle(MODALITIES[name], modalities, camera)
     if obstacle is not None:
         raise UsageError(f"modality {name} {obstacle}")

@@ -219,7 +219,7 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
     except ValidationError as error:
         # A key with a slip of the pen often leaves the right one missing.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    first = _of_one_value(problems, values)
+    first = _of_one_value([_of_length(problem, problems, schema) for problem in problems], values)
     key = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
@@ -244,6 +244,27 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
     raise UsageError(
         f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
     )
+
+
+def _of_length(problem: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], schema: Any) -> Mapping[str, Any]:
+    """One of pydantic's errors; where a list of fixed length has too few values or too many, an error of the whole
+    list, with what its values are.
+    """
+    location, given = problem["loc"], problem["input"]
+    if problem["type"] == "missing" and isinstance(given, (list, tuple)):
+        location = location[:-1]
+        # All places that lack a value have an error.
+        length = 1 + max(
+            other["loc"][-1] for other in problems if other["type"] == "missing" and other["loc"][:-1] == location
+        )
+    elif problem["type"] == "too_long" and problem["ctx"]["field_type"] == "Tuple":
+        length = problem["ctx"]["max_length"]
+    else:
+        return problem
+    field = schema.model_fields.get(location[0]) if len(location) == 1 else None
+    what = f": {field.description.partition(';')[0]}" if field is not None and field.description else ""
+    message = f"Input should be {length} values, not {len(given)}{what}"
+    return {**problem, "loc": location, "type": "tuple_length", "msg": message}
 
 
 def _of_one_value(problems: Sequence[Mapping[str, Any]], values: Any) -> Mapping[str, Any]:

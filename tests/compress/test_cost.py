@@ -225,7 +225,7 @@ def test_the_size_is_the_network_s_own_or_the_data_s(runs, capsys):
         [3, 24, 24],
     ]
     assert main(["cost", "resnet8", "--rounds", "1"]) == 2
-    assert "give --size" in capsys.readouterr().err
+    assert "give size (--size), such as 32" in capsys.readouterr().err
 
 
 def test_what_is_no_network(runs, capsys):

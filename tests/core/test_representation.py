@@ -130,7 +130,9 @@ def test_an_unknown_module_is_named_with_its_neighbours():
 
 
 def test_a_missing_modality_is_named():
-    with pytest.raises(UsageError, match="no depth, which Small reads: it has rgb"):
+    with pytest.raises(
+        UsageError, match="no depth, which Small reads: it has rgb; where it reads rgb, .* modality=.rgb"
+    ):
         small(modality="depth")(batch())
 
 

@@ -125,7 +125,7 @@ def test_fitnet_compares_the_middle_maps_by_default():
     [
         (
             lambda: Attention.build(Attention.Options(), setting((), ((4, 8, 8),))),
-            "the student has none: name some with maps=",
+            "the student has none: name some with maps=.* have the image's aspect ratio",
         ),
         (lambda: FitNet.build(FitNet.Options(), setting(((4, 8, 8),), ())), "the teacher has none"),
         (

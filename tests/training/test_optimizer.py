@@ -279,6 +279,7 @@ def test_a_rate_of_the_backbone_that_all_has_is_told(tmp_path, capsys):
             {"layer_decay": 0.5},
             "train.layer_decay=0.5 changes no rate: all of Linear that trains is of its last",
         ),
+        (Small, {"layer_decay": 1.0}, "train.layer_decay=1 changes no rate, as all layers .* 1: leave it out, or"),
         (Linear, {"backbone_lr": 0.1}, "train.backbone_lr=0.1 changes no rate: nothing of Linear trains but its .* fc"),
         (
             Small,

@@ -111,6 +111,9 @@ def test_a_modality_that_nobody_knows_is_told_what_there_is():
         check("zzz", {"rgb": (3, 8, 8)}, None)
     with pytest.raises(ContrastillError, match="'gray' does not exist: did you mean grey"):
         check("gray", {"rgb": (3, 8, 8)}, None)
+    # A sensor whose files are missing, and whose name is like another's.
+    with pytest.raises(ContrastillError, match="normals. this data has rgb, from .*data.fields={thermal: …}"):
+        check("thermal", {"rgb": (3, 8, 8)}, None)
 
 
 def test_a_student_of_a_derived_modality_says_what_it_reads(tmp_path):

@@ -93,6 +93,12 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ([*GIVEN, "data.name=cifar"], "dataset 'cifar' does not exist"),
         ([*GIVEN, "data.pth=x"], "data.pth is not a key of the config: did you mean path"),
         ([*GIVEN, "teachers.3.model=resnet8"], "teachers is a list of 1, numbered from 0, and teachers.1 adds one"),
+        (
+            [*GIVEN, "data.intrinsics=[30,30]"],
+            "data.intrinsics=[30, 30] is not allowed: input should be 4 values, not 2: fx, fy, cx, cy of the frames",
+        ),
+        ([*GIVEN, "data.intrinsics=[1,2,3,4,5]"], "input should be 4 values, not 5: fx, fy, cx, cy of the frames"),
+        ([*GIVEN, "student.resolution=[8]"], "input should be a valid integer or 2 values, not 1"),
         ([*GIVEN, "train.epochs"], "'train.epochs' is no override"),
         ([*GIVEN, "train={"], "cannot be read"),
     ],

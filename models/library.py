@@ -267,7 +267,7 @@ class Trace:
         depth = {
             name: name.count(".")
             for name, seen in self.seen.items()
-            if seen.gives_output and self._is_map(seen) and (prediction is None or seen.output is not prediction)
+            if seen.gives_output and self._is_map(name) and (prediction is None or seen.output is not prediction)
         }
         least: dict[float, int] = {}
         for name, nested in depth.items():
@@ -282,14 +282,17 @@ class Trace:
             return name
         return next((other for other, its in self.seen.items() if its.gives_output and its.output is seen.output), None)
 
-    def _is_map(self, seen: _Seen) -> bool:
+    def _is_map(self, name: str) -> bool:
         """(B, C, H, W) or (B, H, W, C) before the pooling, in the image's ratio."""
+        seen = self.seen[name]
         if seen.output is None or seen.output.ndim != 4 or seen.pools:
             return False
         sides = seen.output.shape[1:]
         ratio = self.shape[1] / self.shape[2]
         # (H, W) last, or before the channels.
-        return any(width > 1 and abs(height - width * ratio) < 1 for height, width in (sides[1:], sides[:2]))
+        last, first = (width > 1 and abs(height - width * ratio) < 1 for height, width in (sides[1:], sides[:2]))
+        # As many channels as rows, of another ratio: the map of strides that differ.
+        return last or (first and self._keeps_first_side(name) is not True)
 
     def _output(self, name: str) -> Tensor:
         """Output of a module that gives one, see :attr:`_Seen.gives_output`."""
@@ -302,13 +305,16 @@ class Trace:
         if output.ndim != 4 or output.shape[1] * width != output.shape[2] * height:
             return False
         if output.shape[2] * width != output.shape[3] * height:
-            return True
-        # As many channels as rows and columns: those of a higher image are as many.
-        return (
-            self._higher is not None
-            and name in self._higher.seen
-            and self._higher._output(name).shape[1] != output.shape[1]
-        )
+            return self._keeps_first_side(name) is not True
+        # As many channels as rows and columns.
+        return self._keeps_first_side(name) is False
+
+    def _keeps_first_side(self, name: str) -> bool | None:
+        """Whether a module's output has as many values on its first side for a higher image, as channels are; None
+        where that is not known.
+        """
+        seen = None if self._higher is None else self._higher.seen.get(name)
+        return None if seen is None or seen.output is None else seen.output.shape[1] == self._output(name).shape[1]
 
     @cached_property
     def _higher(self) -> Trace | None:

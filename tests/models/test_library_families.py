@@ -234,6 +234,17 @@ def test_torchvisions_channels_last_are_recognised_where_they_are_as_many_as_row
     assert network.taps.maps[0] == "nhwc:features.1"
 
 
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_channels_that_are_as_many_as_rows_are_no_rows(size):
+    """Strides that differ make maps of another ratio than the image's, and 8 channels may be as many as rows."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=(2, 1), padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=(2, 1), padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    own = UserModule(module, Taps(), Preprocess((0.5,) * 3, (0.25,) * 3), (3, size, size))
+    assert own.taps.maps == ()
+
+
 def test_torchvisions_transformer_of_few_patches():
     network = build_network("torchvision/vit_b_32", num_classes=3, resolution=64).eval()
     outputs = []

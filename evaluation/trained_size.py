@@ -61,8 +61,8 @@ def trained_size(network: Network, own: tuple[Run, RunConfig] | None) -> Size | 
     run, config = own
     facts = run.data_facts().get("train")
     if isinstance(facts, Mapping):
-        found = re.findall(r"(\S+) \[([\d, ]+)\]", str(facts.get("modalities")))
-        return _size_of({name: [*map(int, shape.split(","))] for name, shape in found}, network.modality)
+        sizes = re.findall(r"(\S+) \[([\d, ]+)\]", str(facts.get("modalities")))
+        return _size_of({name: [*map(int, shape.split(","))] for name, shape in sizes}, network.modality)
     if config.data.path is None:  # to open it may be to download it
         return None
     with suppress(ContrastillError), unlogged():

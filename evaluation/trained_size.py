@@ -41,8 +41,8 @@ def other_size(
     options = DATASETS[data.name].Options.model_fields if data.name is not None and data.name in DATASETS else {}
     ways = " or ".join([*(["data.size"] if "size" in options else []), f"{key}.resolution"])
     return (
-        f"{network.modality} is {now[0]}×{now[1]} in {where}, and {who} was trained on {trained[0]}×{trained[1]}: set "
-        f"{ways} to {shown} where another size is not meant"
+        f"{network.modality} is {now[0]}×{now[1]} in {where}, and {who} was trained on {trained[0]}×{trained[1]}: "
+        f"set {ways} to {shown} where another size is not meant"
     )
 
 

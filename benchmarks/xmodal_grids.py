@@ -34,6 +34,23 @@ TENTH = ["data.label_fraction=0.1", "train.checkpoint_every=100"]
 DENSE, FRESH = "objectives.dense_crd.weight", "objectives.fresh_crd={weight: 0.8, teacher_map: whitened}"
 SHORT = ["train.epochs=12", "train.warmup_epochs=0.6", "train.batch_size=64", "train.weight_decay=5e-4"]
 SGD = ["train.optimizer=sgd", "train.lr=0.1"]
+
+
+def default(epochs: int, batch_size: int, views: int, rate: str) -> list[str]:
+    """Overrides of what contrastill.distill trains of unlabelled pairs."""
+    return [
+        f"{DENSE}=1",
+        FRESH,
+        f"train.epochs={epochs}",
+        f"train.warmup_epochs={epochs / 20:g}",
+        f"train.batch_size={batch_size}",
+        "train.weight_decay=5e-4",
+        "train.optimizer=adamw",
+        f"train.lr={rate}",
+        f"train.views={views}",
+    ]
+
+
 GRIDS = {
     "nyu": {
         "data": "nyu_depth_v2_160x120.h5",
@@ -64,6 +81,13 @@ GRIDS = {
             "fresh pooled, whitened": (["objectives.fresh_crd={weight: 1, teacher_map: whitened}"], 1, ()),
             # What contrastill.distill trains of unlabelled pairs, and parts of it.
             "default, 12 epochs": ([f"{DENSE}=1", FRESH, *SHORT, "train.optimizer=adamw", "train.lr=1e-3"], 3, ()),
+            "default, 12 epochs, batches of 32": (default(12, 32, 3, "7.07e-4"), 3, ()),
+            "default, 12 epochs, batches of 32, 1e-3": (default(12, 32, 3, "1e-3"), 3, ()),
+            "default, 12 epochs, batches of 16": (default(12, 16, 3, "5e-4"), 3, ()),
+            "default, 24 epochs": (default(24, 64, 6, "1e-3"), 3, ()),
+            "default, 24 epochs, batches of 32": (default(24, 32, 6, "7.07e-4"), 3, ()),
+            "default, 240 epochs": (default(240, 64, 25, "1e-3"), 3, ()),
+            "default, 240 epochs, batches of 32": (default(240, 32, 25, "7.07e-4"), 3, ()),
             "fresh pooled, SGD, 12 epochs": ([FRESH, *SHORT, *SGD], 3, ()),
             "CRD dense, SGD, 12 epochs": ([f"{DENSE}=1", *SHORT, *SGD], 1, ()),
             "fresh pooled, 40 epochs": (["objectives.fresh_crd={weight: 1}", *LONG], 1, ()),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .errors import UsageError
 from .input_values import values_can_be_read
 from .logit_kind import are_probabilities
+from .loss_parts import check_maps_read
 from .representation import PARTS, Representation
 from .value_scale import note_once
 
@@ -244,6 +245,8 @@ def check_built_for(objective: Any, student: Any, teachers: Sequence[Any]) -> li
         if not isinstance(student, Representation) or not isinstance(teacher, Representation):
             continue
         for side, outputs, place in (("student", student, 0), ("teacher", teacher, 1)):
+            if outputs.maps and all(getattr(outputs, part) is None for part in objective.needs):
+                check_maps_read(objective, side)
             for each in pairs:
                 if not -len(outputs.maps) <= each[place] < len(outputs.maps):
                     raise UsageError(

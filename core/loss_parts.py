@@ -26,15 +26,30 @@ def check_part(objective: Any, outputs: Any, role: str) -> str:
     name, parts = type(objective).__name__, sorted(objective.needs)
     several = isinstance(outputs, (list, tuple))
     maps = several or (parts == ["embedding"] and getattr(outputs, "ndim", 0) == 4)
-    if maps and "maps" in {*type(objective).needs} - {*parts}:
-        options = inspect.signature(type(objective).__init__).parameters
-        example = next((text for option, text in _CHOICES.items() if option in options), None)
-        if example is not None:
-            raise UsageError(
-                f"{name} was built to read {' and '.join(parts)}, and the {role}'s outputs are maps: build it with "
-                f"{example}, places of (student's map, teacher's map), to compare these"
-            )
+    if maps:
+        check_maps_read(objective, role)
     if len(parts) != 1 or (several and parts != ["maps"]):
         values = ", ".join(f"{part}=…" for part in parts)
         raise UsageError(f"{name} reads {' and '.join(parts)} of the {role}: pass contrastill.Representation({values})")
     return parts[0]
+
+
+def check_maps_read(objective: Any, role: str) -> None:
+    """Refuse maps where an objective was built to read another part and its class has an option to read them.
+
+    Args:
+        objective: That gets maps alone.
+        role: Whose they are.
+
+    Raises:
+        UsageError: The message names that option.
+    """
+    if "maps" not in {*type(objective).needs} - {*objective.needs}:
+        return
+    options = inspect.signature(type(objective).__init__).parameters
+    example = next((text for option, text in _CHOICES.items() if option in options), None)
+    if example is not None:
+        raise UsageError(
+            f"{type(objective).__name__} was built to read {' and '.join(sorted(objective.needs))}, and the {role}'s "
+            f"outputs are maps: build it with {example}, places of (student's map, teacher's map), to compare these"
+        )

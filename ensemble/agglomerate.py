@@ -117,7 +117,7 @@ class Agglomerate(Objective):
                 side = "teacher" if student.map_shapes else "student"
                 raise UsageError(
                     f"objective agglomerate learns feature maps, and a {side} has none: name some with "
-                    "maps=[MODULE, …], or set dense=false"
+                    "maps=[MODULE, …], or set dense=false; those taken by default have the image's aspect ratio"
                 )
             ((ours, theirs),) = map_pairs("agglomerate", (options.pair,), setting, default=())
             dense = (student.map_shapes[ours][0], teacher.map_shapes[theirs][0])

@@ -40,6 +40,7 @@ from .evaluation_data import evaluation_data, location, objectives_read_logits, 
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
+from .trained_size import size_keys, size_note
 
 FILE = "diversity.json"
 
@@ -55,6 +56,7 @@ class _Member:
         weights: Their origin.
         network: It.
         entry: Its part of the config.
+        run: That trained it, where it is a run's own student.
     """
 
     key: str
@@ -63,6 +65,7 @@ class _Member:
     weights: str
     network: Network
     entry: NetworkConfig
+    run: Path | None = None
 
 
 @checked
@@ -113,8 +116,8 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
         student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)
-    targets, outputs = _log_probabilities(networks, test, accelerator)
-    beside = _log_probabilities([student], test, accelerator)[1][0] if student else None
+    targets, outputs = _log_probabilities(networks, test, data, accelerator)
+    beside = _log_probabilities([student], test, data, accelerator)[1][0] if student else None
     measures = diversity(outputs, targets, beside, logarithms=True)
     picture = folder / "diversity.png"
     result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
@@ -170,7 +173,7 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Me
         raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
     first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
     name = f"student {first.model}"
-    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry)
+    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry, folder)
     trained = objectives_read_logits(config) and not first.network.taps.dense
     if not trained or not _answers(first.network, test, where):
         print_message(
@@ -202,7 +205,7 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
             )
         (student,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
         name = f"{run.name} {student.model}"
-        networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry))
+        networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry, run))
     return networks
 
 
@@ -216,7 +219,9 @@ def _answers(network: Network, test: Any, where: str) -> bool:
 
 
 @torch.no_grad()
-def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+def _log_probabilities(
+    networks: Sequence[_Member], test: Any, data: RunConfig, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
     """The classes (N,) of the test samples, and the networks' log-probabilities (n, N, C) in float32, on the CPU."""
     outputs = []
     for member in networks:
@@ -225,6 +230,10 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
         if member.network.taps.dense:
             raise _dense(who)
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
+        key = member.location if member.location.startswith("teachers.") else "student"
+        keys = size_keys(data.data.name, "data.size", f"{key}.resolution")
+        if note := size_note(member.network, test, member.run, member.name, location(data), keys):
+            print_message(note)
         if test.classes and (own := len(member.network.recipe.get("classes") or ())) >= len(test.classes):
             answer_as(
                 member.network,

@@ -37,6 +37,7 @@ from .probe_report import (
     ProbeSpec,
 )
 from .probe_tables import markdown
+from .trained_size import size_keys, size_note
 
 DataLike = str | os.PathLike | DataName
 """``NAME:PATH[,key=value…]``, a path that is recognised, or a NAME that needs none, such as ``rooms``."""
@@ -139,6 +140,11 @@ def _probed(
         data.append(ProbedData(source.text, short[source.text], len(opened.chosen), train, test, folds))
         probe = DataSetProbe(opened, [name.text for name in names], built, spec, others, accelerator)
         probe.check()
+        for name in [*names, *others.values()]:
+            run = None if name.teacher is not None else name.run
+            keys = size_keys(source.name, "the data's size=…")
+            if note := size_note(built[name.text].network, opened.train, run, name.text, source.text, keys):
+                print_message(note)
         for name in names:
             say(f"{source.text}: {name.text}")
             measures = probe.measure(name.text)

@@ -50,7 +50,7 @@ from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 from .teacher_space import HEAD_TASKS, head_rows, retrieval_scores
-from .trained_size import other_size, trained_size
+from .trained_size import other_size, size_keys, trained_size
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ class RunEvaluation:
             return ""
         key = "student" if candidate.role == "student" else f"teachers.{self.config.teachers.index(candidate.entry)}"
         trained = trained_size(candidate.network, (self.run, self.networks.own) if own else None)
-        return other_size(candidate.network, self.test, trained, who, self._where(), self.data.data, key)
+        keys = size_keys(self.data.data.name, "data.size", f"{key}.resolution")
+        return other_size(candidate.network, self.test, trained, who, self._where(), keys)
 
     def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:
         """The row of a network at a task."""

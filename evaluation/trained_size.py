@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from ..core.config.schema import DataConfig, RunConfig
+from ..core.config.loading import load_config
+from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError
 from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
@@ -20,7 +22,7 @@ Size = tuple[int, int]
 
 
 def other_size(
-    network: Network, split: Any, trained: Size | None, who: str, where: str, data: DataConfig, key: str
+    network: Network, split: Any, trained: Size | None, who: str, where: str, keys: Sequence[str] = ()
 ) -> str:
     """A sentence about images of another size than those that a network was trained on; empty where they are of the
     same one, where that of the training is not known, or where the network brings each to a resolution of its own.
@@ -31,19 +33,34 @@ def other_size(
         trained: (height, width) of its training.
         who: The network.
         where: The data.
-        data: Their config.
-        key: Of the network's section, as ``student``.
+        keys: That bring the images to that size.
     """
     now = _size_of(split.modalities, network.modality)
     if trained is None or now is None or now == trained or network.preprocess.resolution is not None:
         return ""
     shown = str(trained[0]) if trained[0] == trained[1] else f"[{trained[0]},{trained[1]}]"
-    options = DATASETS[data.name].Options.model_fields if data.name is not None and data.name in DATASETS else {}
-    ways = " or ".join([*(["data.size"] if "size" in options else []), f"{key}.resolution"])
+    way = f": set {' or '.join(keys)} to {shown} where another size is not meant" if keys else ""
     return (
-        f"{network.modality} is {now[0]}×{now[1]} in {where}, and {who} was trained on {trained[0]}×{trained[1]}: "
-        f"set {ways} to {shown} where another size is not meant"
+        f"{network.modality} is {now[0]}×{now[1]} in {where}, and {who} was trained on {trained[0]}×{trained[1]}{way}"
     )
+
+
+def size_note(network: Network, split: Any, run: Path | None, who: str, where: str, keys: Sequence[str]) -> str:
+    """:func:`other_size` of a network that is measured; ``run`` trained it, where it is that run's own student."""
+    own = None if run is None else (Run(run), load_config(str(Run(run).config), trains=False))
+    return other_size(network, split, trained_size(network, own), who, where, keys)
+
+
+def size_keys(dataset: str | None, key: str, *others: str) -> list[str]:
+    """``key`` where a data set has an option ``size``, and the others.
+
+    Args:
+        dataset: Its name.
+        key: Of that option.
+        others: That are there for any data.
+    """
+    options = DATASETS[dataset].Options.model_fields if dataset is not None and dataset in DATASETS else {}
+    return [*([key] if "size" in options else []), *others]
 
 
 def trained_size(network: Network, own: tuple[Run, RunConfig] | None) -> Size | None:

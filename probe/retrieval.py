@@ -39,7 +39,8 @@ def retrieval(queries: Tensor, gallery: Tensor, ks: Sequence[Positive] = (1, 5, 
     """Recall at k by cosine similarity, in both directions: row i of one side is the partner of row i of the other.
 
     A partner's rank is the number of rows that are as similar as it or more. Ties count against it, the worst rank:
-    embeddings that are all the same find nothing. The cosines are computed in float64.
+    embeddings that are all the same find nothing. The cosines are computed in float64; two that differ by less than
+    1e-13 are a tie: centre embeddings that differ by a millionth of what they have in common, or less.
 
     Args:
         queries, gallery: The same samples in the same order, by two networks.
@@ -69,13 +70,19 @@ def retrieval(queries: Tensor, gallery: Tensor, ks: Sequence[Positive] = (1, 5, 
         )
     if not ks:
         raise UsageError("ks is empty: name the numbers of neighbours, such as 1, 5, 10")
-    ranks, reverse = _ranks(*(F.normalize(side.detach().double(), dim=1) for side in (queries, gallery)))
+    ranks, reverse = _ranks(*(_directions(side.detach().double()) for side in (queries, gallery)))
     count = len(queries)
 
     def recalls(places: Tensor) -> dict[int, float]:
         return {k: 100 * int((places <= k).sum()) / count for k in ks}
 
     return RetrievalResult(recalls(ranks), recalls(reverse), {k: min(100.0, 100 * k / count) for k in ks}, count)
+
+
+def _directions(side: Tensor) -> Tensor:
+    """Rows of length 1, whatever their length was; a row of zeros stays one."""
+    largest = side.abs().amax(1, keepdim=True)
+    return F.normalize(side / largest.where(largest > 0, 1), dim=1)
 
 
 def _ranks(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:

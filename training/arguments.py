@@ -91,6 +91,11 @@ class ArgumentResolver:
                     "(train_samples, test_samples), or (train_samples, None)"
                 )
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
+        if all(map(_is_sample, pair)):
+            raise UsageError(
+                "data is a list of two samples, and two of a list are (train, test): hand over (samples, None) to "
+                "train on both"
+            )
         for part in pair:
             # Of a pair of its own, images and labels, the images; a list of images is a dataset.
             first = part[0] if isinstance(part, (tuple, list)) and part else part
@@ -241,6 +246,17 @@ class ArgumentResolver:
             "maps": own.taps.maps,
         }
         return {"model": name, "num_classes": own.num_logits, **entry, **resolved}
+
+
+def _is_sample(part: Any) -> bool:
+    """Whether one of a pair is a sample, as (image, label) or a dict of modalities, and no dataset."""
+    values = part.values() if isinstance(part, Mapping) else part if isinstance(part, (tuple, list)) else ()
+    shapes = [tuple(getattr(value, "shape", ())) for value in values]
+    pictures = [hasattr(value, "getpixel") or len(shape) > 1 for value, shape in zip(values, shapes, strict=True)]
+    if isinstance(part, Mapping):
+        return any(pictures)
+    label = len(shapes) == 2 and len(shapes[1]) < 2 and not isinstance(part[1], (tuple, list, Mapping))
+    return label and pictures[0] and len(shapes[0]) < 4 and not pictures[1]
 
 
 def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:

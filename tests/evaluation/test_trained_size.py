@@ -10,9 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from contrastill.cli.main import main
-from contrastill.core.config.schema import DataConfig
 from contrastill.core.run import Run
-from contrastill.evaluation.trained_size import other_size
+from contrastill.evaluation.trained_size import other_size, size_keys
 from contrastill.models.build import build_network
 from contrastill.models.recipe import METADATA, TRAINED_SIZE, read_recipe
 
@@ -88,8 +87,24 @@ def test_a_file_without_it_has_its_size_from_what_the_run_recorded_or_its_data(f
     assert lines(run.path, data, capsys=capsys) == []
 
 
+def test_probes_and_diversity_name_it_too(folder, capsys):
+    run, other = folder / "run", folder / "other.h5"
+    line = f"rgb is 16×16 in {other}, and {run} was trained on 8×8"
+    probe = ["probe", str(run), "--knn=1", "--json"]
+    for data, expected in ((other, [line]), (folder / "same.h5", [])):
+        capsys.readouterr()
+        assert main([*probe, f"--data={data}"]) == 0
+        assert [text for text in capsys.readouterr().err.splitlines() if "was trained on" in text] == expected
+    for data, expected in ((other, ["student", "teachers.0"]), (folder / "same.h5", [])):
+        assert main(["ensemble", "diversity", str(folder / "small"), f"data.path={data}", "--json"]) == 0
+        errors = [text for text in capsys.readouterr().err.splitlines() if "was trained on" in text]
+        assert sorted(text.partition(": set ")[2].partition(".resolution")[0] for text in errors) == expected
+
+
 def test_data_that_have_a_size_name_that_option():
     split = SimpleNamespace(modalities={"rgb": (3, 24, 32)})
     network = build_network("resnet8", num_classes=2)
-    line = other_size(network, split, (12, 16), "it", "data", DataConfig(name="image_folder"), "student")
+    line = other_size(
+        network, split, (12, 16), "it", "data", size_keys("image_folder", "data.size", "student.resolution")
+    )
     assert "24×32" in line and "12×16" in line and "set data.size or student.resolution to [12,16]" in line

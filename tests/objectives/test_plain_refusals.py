@@ -156,6 +156,8 @@ def test_maps_for_a_loss_that_was_built_without_them_name_its_option(build, read
     message = rf"was built to read {reads}, and the student's outputs are maps: build it with pair=\(0, 0\), places of"
     with pytest.raises(UsageError, match=message):
         build()([maps[0]], [maps[1]])
+    with pytest.raises(UsageError, match=message):
+        build()(Representation(maps=(maps[0],)), Representation(maps=(maps[1],)), {})
     if reads == "embedding":
         with pytest.raises(UsageError, match=message):
             build()(*maps)

@@ -54,6 +54,7 @@ def test_ties_count_against_whatever_the_order_of_the_sums():
 def test_a_partner_is_found_whatever_the_scale_and_by_arrays_of_numpy():
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert retrieval(1e-3 * rows, 1e3 * rows, ks=[1]).recall == {1: 100.0}
+    assert retrieval(1e-30 * rows, 1e30 * rows, ks=[1]).recall == {1: 100.0}
     assert retrieval(rows.detach().numpy(), -rows.detach().numpy(), ks=(1,)).recall == {1: 0.0}
 
 

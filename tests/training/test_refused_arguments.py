@@ -69,6 +69,8 @@ class Inference(nn.Module):
             {"data": [{"rgb": image, "target": int(label)} for image, label in zip(IMAGES, LABELS, strict=True)]},
             "data is a sequence of 32 samples, and a list of samples is one dataset",
         ),
+        ({"data": [(IMAGES[0], 1), (IMAGES[1], 0)]}, r"data is a list of two samples, .* hand over \(samples, None\)"),
+        ({"data": [{"rgb": IMAGES[0], "target": 1}] * 2}, "data is a list of two samples"),
         ({"data": [TensorDataset(IMAGES, LABELS)] * 3}, r"data is a sequence of 3: hand over \(train, test\)$"),
         ({"teacher": "timm/"}, "nor the name of a network: model 'timm/' does not exist: timm's list_models"),
     ],

@@ -1,49 +1,20 @@
-"""The data of a benchmark's trainings: opened once in a process, and which of its test images a network gets right."""
+"""The data of a benchmark's trainings, opened once in a process."""
 
 from __future__ import annotations
 
 import json
-import os
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import torch
-
-from ..core.classes import answer_as
 from ..core.config.schema import DataConfig
-from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from ..core.split_checks import dataset_of
 from ..datasets.io.fingerprint import fingerprint
-from ..models.build import build_network
 
 
-@torch.no_grad()
-def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndarray:
-    """(N,) bool: which test images a network gets right.
-
-    Raises:
-        UsageError: The data has no labelled test split, or the network other classes.
-    """
-    split = _open(_key(data), "test")
-    if split is None or split.targets is None:
-        raise UsageError(f"{data.path} has no test split with classes, and a benchmark needs one")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_network(model, weights=weights).freeze().to(device)
-    if network.recipe["num_classes"] != split.num_classes:
-        raise UsageError(
-            f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has "
-            f"{split.num_classes}"
-        )
-    if network.recipe["classes"] and split.classes:
-        answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
-    right = []
-    for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
-        logits = network(batch, frozenset({"logits"})).logits
-        assert logits is not None, "they were asked for"
-        right.append((logits.argmax(1) == batch["target"]).cpu())
-    return torch.cat(right).numpy()
+def opened(data: DataConfig, split: str) -> Any:
+    """A split; the same one as long as the data are not forgotten."""
+    return _open(_key(data), split)
 
 
 def _key(data: DataConfig) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.config.loading import load_config, to_yaml
-from ..core.config.schema import RunConfig
+from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network
 from ..core.run import Run
@@ -18,8 +21,11 @@ from ..core.run_weights import WeightsRecord
 from ..core.spawned import Call, check_guarded, environment_of, last_line, start_process, stopping, visible_devices
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
-from .grid_data import correct, facts_of, forget, num_train_images
+from .grid_data import facts_of, forget, num_train_images
 from .results import append_row, key_of, pack_bits, read_rows
+
+Correct = Callable[[NetworkConfig, str | os.PathLike, DataConfig], np.ndarray]
+"""Which test images a network gets right, of its entry in a config, its weights and the data."""
 
 _POLL_SECONDS = 0.2
 
@@ -87,6 +93,7 @@ class Grid:
         trainings: In the order to begin them; a student waits for its teacher.
         results: File of rows.
         train: Trains a config with overrides; a module's function, which a new process can import.
+        correct: Measures a finished run.
         jobs: Trainings at a time.
         threads: Of each on the CPU; None shares the cores out.
         say: Told a line of progress.
@@ -100,12 +107,13 @@ class Grid:
         trainings: Sequence[Training],
         results: Path,
         train: Call,
+        correct: Correct,
         *,
         jobs: int = 1,
         threads: int | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.results, self.say, self.jobs, self._train = results, say, jobs, train
+        self.results, self.say, self.jobs, self._train, self._correct = results, say, jobs, train, correct
         self.failed: dict[str, str] = {}
         self._environment = environment_of(jobs, threads)
         self._devices = visible_devices()
@@ -193,7 +201,7 @@ class Grid:
     def _read(self, training: Training) -> dict[str, Any] | None:
         """Measure a finished run and write its row."""
         try:
-            row = row_of(training)
+            row = row_of(training, self._correct)
         except ContrastillError as error:
             self.failed[training.name] = str(error)
             return None
@@ -229,8 +237,12 @@ class Grid:
             raise
 
 
-def row_of(training: Training) -> dict[str, Any]:
+def row_of(training: Training, correct: Correct) -> dict[str, Any]:
     """The row of a finished run.
+
+    Args:
+        training: It.
+        correct: Measures it.
 
     Raises:
         ContrastillError: Its test split has no classes, or a file is damaged.
@@ -241,7 +253,7 @@ def row_of(training: Training) -> dict[str, Any]:
         raise ContrastillError(
             f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes"
         )
-    right = correct(config.student.model, training.out, config.data)
+    right = correct(config.student, training.out, config.data)
     return {
         "pair": training.pair,
         "objective": training.objective,
@@ -259,17 +271,18 @@ def row_of(training: Training) -> dict[str, Any]:
     }
 
 
-def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] | None:
+def teacher_row(name: str, weights: Path, training: Training, correct: Correct) -> dict[str, Any] | None:
     """The row of a teacher that was there already; None where its classes are not the data's.
 
     Args:
         name: The network.
         weights: Its run or file.
         training: One that it teaches; says which data.
+        correct: Measures it.
     """
     config = load_config(training.config, training.overrides)
     try:
-        right = correct(name, weights, config.data)
+        right = correct(config.teachers[0].model_copy(update={"model": name}), weights, config.data)
     except UsageError:
         return None
     row: dict[str, Any] = {

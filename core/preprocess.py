@@ -90,6 +90,10 @@ class Preprocess:
                 )
             object.__setattr__(self, "resolution", size)
 
+    def compared(self) -> None:
+        """Log no line about further batches: their data were compared as a whole."""
+        self._noted.add(True)
+
     def _check(self, images: Tensor, once: bool) -> None:
         """Compare floats with the values of the training, without a word where none can be read."""
         # On a device whoever reads a value waits for it.

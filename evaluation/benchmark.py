@@ -29,6 +29,7 @@ from ..core.run import writable_folder
 from ..core.spawned import leave_script
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
+from .benchmark_accuracy import correct
 from .benchmark_figures import write_table
 from .messages import Say, printer
 from .train import Overrides, overrides_as_text, train
@@ -180,7 +181,7 @@ def _train_missing(request: Request, jobs: int, threads: int | None, say: Say) -
     check(requested)
     file = writable_folder(request.out) / _RESULTS
     _check_rows(requested, file)
-    grid = Grid(requested, file, train_quietly, jobs=jobs, threads=threads, say=say)
+    grid = Grid(requested, file, train_quietly, correct, jobs=jobs, threads=threads, say=say)
     _measure_teachers(request, requested, file, say)
     grid.run()
     return grid.failed
@@ -207,7 +208,7 @@ def _measure_teachers(request: Request, requested: Sequence[Training], file: Pat
     for name, weights in request.teacher_files.items():
         say(f"teacher {name}: {weights}")
         training = next((training for training in requested if training.pair.startswith(f"{name}:")), None)
-        if training and (name, TEACHER, None, 0) not in rows and (row := teacher_row(name, weights, training)):
+        if training and (name, TEACHER, None, 0) not in rows and (row := teacher_row(name, weights, training, correct)):
             append_row(file, row)
 
 

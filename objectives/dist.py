@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.crd.criterion import normalise
+from ..core.crd.criterion import NORM_EPS
 from ..core.loss_inputs import check_factors
 from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .logits import MOST_TEMPERATURE, check_classes, check_three_classes, log_probabilities
+
+_LEAST_NORM = 1e-8
 
 
 @OBJECTIVES.register("dist")
@@ -87,5 +90,15 @@ def pearson_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """1 − the mean over rows of the correlation of two (N, D); a row that is constant on a side correlates with
     nothing, without a gradient.
     """
-    ours, theirs = (normalise(side - side.mean(1, keepdim=True))[0] for side in (ours, theirs))
+    ours, theirs = map(_centred, (ours, theirs))
     return 1 - (ours * theirs).sum(1).mean()
+
+
+def _centred(side: Tensor) -> Tensor:
+    """Rows around their means, of length 1; zeros of a row that is constant but for rounding."""
+    centred = side - side.mean(1, keepdim=True)
+    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    varies = norm > NORM_EPS * torch.linalg.vector_norm(side, dim=1, keepdim=True)
+    # A rare class has probabilities of 1e-7, which vary as others do; lengths below 1e-8 count for that, as in the
+    # released code.
+    return centred / torch.where(varies, norm.clamp_min(_LEAST_NORM), torch.inf)

@@ -68,4 +68,7 @@ class Similarity(Objective):
 def similarities(features: Tensor) -> Tensor:
     """Which samples a map (B, C, H, W) takes for alike: (B, B), rows of length 1, in float32 at least."""
     with full_precision(features.flatten(1)) as (rows,):
+        # A common factor changes nothing, and products of small values would vanish.
+        largest = rows.detach().abs().amax()
+        rows = rows / largest.where(largest > 0, 1)
         return normalise(rows @ rows.T)[0]

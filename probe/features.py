@@ -209,11 +209,12 @@ def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
     looks at it.
     """
     if hasattr(loader, "targets") and hasattr(loader, "__len__"):
-        count, everywhere = len(loader), getattr(loader, "in_memory", False)
+        listing = loader.listing() if hasattr(loader, "listing") else None
+        count, everywhere = len(loader), listing is None  # what is in no files is read as a whole
         places = [*range(count)] if everywhere else sorted({0, count // 2, count - 1})
         batches = loader.epoch(0) if everywhere else (next(iter(loader.epoch(0, place))) for place in places)
         known = [] if loader.targets is None else [loader.targets]
-        header = f"{modality} {loader.num_samples} {places}"
+        header = f"{modality} {loader.num_samples} {places} {listing}"
     else:
         batches, known, header = loader.epoch(0), [], f"{modality} whole"
     parts = []

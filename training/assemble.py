@@ -178,6 +178,8 @@ def _describe(
     freeze_modules(networks.student, config.train.freeze)
     batch = data.samples(2)
     compare_scales(config, networks, data.split, data.statistics, batch)
+    for network in networks:
+        network.preprocess.compared()  # two samples may be unlike the others
     student = describe(networks.student, batch)
     folder = config.train.teacher_cache
     teachers = [sealed_spec(folder, teacher, batch) or describe(teacher, batch) for teacher in networks.teachers]

@@ -21,6 +21,7 @@ from .corrupted import CorruptedLog, PatchedBatch
 from .file_views import jitter
 from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
 from .in_memory import Batch, check_ranks, padded_slice, rank_slices, view_fields
+from .stored_values import values_hash
 from .views import epoch_order
 
 
@@ -87,6 +88,7 @@ class FileLoader:
         )
         self._reader, self._rows = split.reader(seed), split.rows
         self._workers = split.workers
+        self._split = split
         self._corrupted = CorruptedLog(split.num_samples)
         self._requests = _Requests()
         self._data: DataLoader | None = None
@@ -99,6 +101,12 @@ class FileLoader:
     def targets(self) -> Tensor | None:
         """Classes of all samples, (N,), on the device; None if unlabelled."""
         return self._targets
+
+    def listing(self) -> str | None:
+        """What changes with the names, the sizes or, of a few, the bytes of the split's files; None: it has none."""
+        if not hasattr(self._split, "listing"):
+            return None
+        return f"{self._split.listing()} {values_hash(self._split)}"
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """This rank's slice of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view

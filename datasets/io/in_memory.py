@@ -172,8 +172,6 @@ class TensorLoader:
         UsageError: batch_size is smaller than the number of ranks.
     """
 
-    in_memory = True  # all samples are soon read
-
     def __init__(
         self,
         split: TensorSplit,

@@ -341,6 +341,17 @@ def test_a_grid_is_trained_and_measured(grid):
         assert picture.width > 400
 
 
+def test_images_are_counted_right_as_the_student_reads_them(data, in_process, tmp_path, caplog):
+    command = ["bench", "cifar100", "--data", data, "--pairs", "resnet8:resnet8", "--objectives", "student"]
+    settings = ["student.modality=luminance", "train.epochs=4", "train.batch_size=8"]
+    for setting in settings:
+        command += ["--set", setting]
+    assert main([*command, "--out", str(tmp_path / "bench"), "--jobs", "1"]) == 0
+    row = read_rows(tmp_path / "bench" / "results.jsonl")["resnet8", "student", None, 0]
+    assert 100 * bits_of(row).mean() == pytest.approx(row["top1"]) and row["top1"] > 15
+    assert "was trained on its modality of" not in caplog.text  # the first two samples are darker than the others
+
+
 def test_the_same_command_trains_nothing_and_other_settings_are_refused(grid, in_process, capsys):
     out, command, printed, _ = grid
     before = files_in(out)

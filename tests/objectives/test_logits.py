@@ -203,6 +203,21 @@ def test_dist_is_the_naive_one(options):
     )
 
 
+def test_dist_correlates_rare_classes_too_and_nothing_that_is_constant():
+    student, teacher = pair()
+    rare = torch.full_like(student[:1], 0.0)
+    rare[:, 0] = -14.0  # a probability of 1e-7 that varies from sample to sample
+    ours, theirs = (side.detach() + rare for side in (student, teacher))
+    options = {"temperature": 1.0}
+    single = [side.float().requires_grad_() for side in (ours, theirs)]
+    loss = built("dist", **options)(*map(outputs, single), {})
+    assert loss.item() == pytest.approx(naive_dist(ours, theirs, **options).item(), rel=1e-4)
+    assert built("dist", **options)(*map(outputs, (theirs, theirs)), {}).item() == pytest.approx(0, abs=1e-6)
+    same = student.detach()[:1].float().repeat(len(student), 1).requires_grad_()  # each class is constant
+    built("dist", beta=0.0, **options)(outputs(same), outputs(single[1].detach()), {}).backward()
+    assert not same.grad.any()
+
+
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("options", [{}, {"temperatures": (1.0, 4.0)}])
 def test_mlkd_is_the_naive_one(size, options):

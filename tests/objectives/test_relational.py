@@ -99,6 +99,14 @@ def test_similarity_is_the_naive_one(pairs):
     assert_same(built("similarity", pairs=pairs)(student, teacher, {}), reference, maps)
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_similarity_is_the_same_of_small_and_large_maps(factor):
+    student, teacher = sides()
+    scaled = Representation(maps=tuple(factor * value.detach() for value in student.maps))
+    loss = built("similarity", pairs=None)
+    assert loss(scaled, teacher, {}).item() == pytest.approx(loss(student, teacher, {}).item(), rel=1e-6)
+
+
 def test_adjacent_correlation_is_the_naive_one():
     student, teacher = sides()
     correlation = built("correlation", embed_dim=6).double()

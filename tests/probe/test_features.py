@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
@@ -136,6 +139,26 @@ def test_of_a_bare_loader_every_batch_counts(tmp_path):
     first = read(split())
     assert torch.equal(read(split()), first) and look.forwards == 0
     assert not torch.equal(read(split(change=9)), first) and look.forwards == 7
+
+
+def test_of_files_each_counts(tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(26):
+        path = tmp_path / "data" / "train" / str(number % 2) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(path)
+    look = Counted()
+
+    def read():
+        data = DATASETS["image_folder"]
+        options = data.Options(path=str(tmp_path / "data"), size=6, workers=0)
+        return look(tmp_path / "cache", data(options).open("train"), layers=("embedding",))["embedding"].values
+
+    first = read()
+    assert torch.equal(read(), first) and look.forwards == 1  # a few samples, to compare
+    other = tmp_path / "data" / "train" / "0" / "16.png"  # neither in the first batch nor in the middle or last one
+    Image.fromarray(255 - np.asarray(Image.open(other))).save(other)
+    assert not torch.equal(read(), first) and look.forwards > 1
 
 
 def test_a_sample_that_comes_twice_counts_once():

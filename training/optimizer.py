@@ -213,6 +213,11 @@ def rate_notes(transfer: Transfer, config: TrainConfig) -> list[str]:
                 f"train.backbone_lr: all of {who} that trains has the factor {config.backbone_lr:g}, as nothing trains "
                 f"its classifier {', '.join(classifiers)}"
             )
+        else:
+            notes.append(
+                f"train.backbone_lr: all of {who} but its classifier {', '.join(classifiers)} trains at "
+                f"{config.backbone_lr * config.lr:g}, {config.backbone_lr:g} times train.lr"
+            )
     modules = dict(module.named_modules())
     notes += [
         f"train.freeze: {name} of {who} has no weights, and is kept in eval mode alone"

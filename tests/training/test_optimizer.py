@@ -269,6 +269,8 @@ def test_frozen_modules_without_weights_are_told(tmp_path, capsys):
 def test_a_rate_of_the_backbone_that_all_has_is_told(tmp_path, capsys):
     line = announced(Small(), tmp_path, capsys, ["fresh_crd"], Small(), backbone_lr=0.1)
     assert "all of Small that trains has the factor 0.1, as nothing trains its classifier fc" in line
+    (note,) = rate_notes(transfer("resnet14"), TrainConfig(backbone_lr=0.01, lr=0.2))
+    assert note == "train.backbone_lr: all of CifarResNet but its classifier fc trains at 0.002, 0.01 times train.lr"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -17,6 +17,9 @@ from .run import Run
 
 log = logging.getLogger(__name__)
 
+# Of the largest value.
+_TOLERANCE = 0.02
+
 
 @dataclass(frozen=True)
 class InitialWeights:
@@ -26,18 +29,33 @@ class InitialWeights:
         source: The file or run that they are from; None: those of a module.
         hash: Stands for their values.
         modules: Of a module that is handed over, stands for what it is built of; None: an older run recorded none.
+        answer: Of a teacher that is handed over, a few values of what it returns of given images, which follow from its
+            attributes too; None: not recorded.
     """
 
     source: str | None
     hash: str
     modules: str | None = None
+    answer: list[float] | None = None
 
     @classmethod
-    def of(cls, module: nn.Module, source: str | None) -> InitialWeights:
+    def of(cls, module: nn.Module, source: str | None, answer: list[float] | None = None) -> InitialWeights:
         """Those of a module now."""
         # Text of a module's own may show where in memory its functions are.
         modules = text_hash(re.sub(r" at 0x\w+", "", str(module))) if source is None else None
-        return cls(source, weights_hash(module), modules)
+        return cls(source, weights_hash(module), modules, answer)
+
+
+def is_same_answer(values: Sequence[float] | None, before: Sequence[float]) -> bool:
+    """Whether a module returns what it returned before, but for what devices, precisions and versions of libraries
+    change.
+    """
+    if values is None or len(values) != len(before):
+        return False
+    largest = max(map(abs, before), default=0.0)
+    return max((abs(now - then) for now, then in zip(values, before, strict=True)), default=0.0) <= (
+        _TOLERANCE * largest + 1e-6
+    )
 
 
 class WeightsRecord:
@@ -83,6 +101,12 @@ class WeightsRecord:
                 raise UsageError(
                     f"{key} is built of other layers, or of other sizes, than the module that {self.folder} began "
                     "with: hand over the same network to go on, or choose another out=…"
+                )
+            answered = before[key].answer if begun and key in before and before[key].hash == now.hash else None
+            if answered is not None and not is_same_answer(now.answer, answered):
+                raise UsageError(
+                    f"{key} has the weights of the teacher that {self.folder} began with and does not answer as it "
+                    "did: hand it over with the same arguments, attributes and buffers, or choose another out=…"
                 )
             if key not in before or before[key].hash == now.hash:
                 continue

@@ -40,7 +40,7 @@ class Average(TeacherAggregation):
     mean of theirs.
 
     Raises:
-        UsageError: The objective reads more than logits, of which unlike teachers have no mean.
+        UsageError: The objective reads more than logits, of which unlike teachers have no mean, or standardises them.
     """
 
     @classmethod
@@ -64,6 +64,11 @@ class Average(TeacherAggregation):
         first = objectives[0]
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
+        if getattr(first, "standardize", False):
+            raise UsageError(
+                "ensemble.rule=average takes the mean of the teachers' probabilities, and what the objective reads of "
+                "it would be standardised again: set standardize=false, or rule=sum"
+            )
         temperature = float(getattr(first, "temperature", 1.0))
         softened = torch.stack([_precise(logits) / temperature for logits in _logits(teachers)])
         if first.per_class:

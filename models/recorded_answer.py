@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.registry import PYTHON_PREFIX
+from ..core.run_weights import is_same_answer
 from ..core.tapping import call
 from ..core.user_code import LIBRARIES
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 
 KEY = "answer"
 _VALUES = 16
-# Of the largest value: of devices, precisions and versions of libraries.
-_TOLERANCE = 0.02
 
 
 def recorded(module: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any] | None:
@@ -70,11 +69,7 @@ def answers_otherwise(module: nn.Module, recipe: Mapping[str, Any]) -> bool:
     """
     if (answer := recipe.get(KEY)) is None:
         return False
-    values = _answer(module, tuple(answer["shape"]))
-    before = torch.tensor(answer["values"])
-    if values is None or len(values) != len(before):
-        return True
-    return float((torch.tensor(values) - before).abs().max()) > _TOLERANCE * float(before.abs().max()) + 1e-6
+    return not is_same_answer(_answer(module, tuple(answer["shape"])), answer["values"])
 
 
 def _answer(module: nn.Module, shape: tuple[int, ...], seed: int = 0) -> list[float] | None:

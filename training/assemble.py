@@ -93,7 +93,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         check_some_label(data.split)
     networks = build_networks(config, labels, data.statistics)
     # Before BatchNorm is folded, and on the process that records them.
-    weights = initial_weights(config, networks) if accelerator.is_main_process else {}
+    weights = initial_weights(config, networks, lambda: data.samples(1)) if accelerator.is_main_process else {}
     student_spec, teacher_specs = _describe(config, data, networks)
     settings = _settings(config, data, student_spec, teacher_specs, accelerator.num_processes)
     if dense and LABELS in data.split.modalities:

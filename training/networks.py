@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from accelerate.utils import set_seed
@@ -18,6 +18,7 @@ from ..core.representation import Network
 from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
+from ..models import recorded_answer
 from ..models.build import build_network, record_shape
 from ..models.recipe import TRAINED_SIZE
 from ..xmodal.recorded_modality import KEY as MADE
@@ -156,11 +157,28 @@ def compare_scales(
         networks.student.recipe = {**networks.student.recipe, MADE: made}
 
 
-def initial_weights(config: RunConfig, networks: Networks) -> dict[str, InitialWeights]:
-    """Those of the teachers and then the student that are from a file, published or a module's."""
+def initial_weights(
+    config: RunConfig, networks: Networks, batch: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, InitialWeights]:
+    """Those of the teachers and then the student that are from a file, published or a module's.
+
+    Args:
+        config: Of the run.
+        networks: Its.
+        batch: Gives a few samples as networks read them.
+    """
+
+    def answer(network: Network) -> list[float] | None:
+        channels, *sides = batch()[network.modality].shape[1:]
+        size = network.preprocess.resolution or sides
+        height, width = (size, size) if isinstance(size, int) else size
+        return (recorded_answer.recorded(network.module, (channels, height, width)) or {}).get("values")
+
     keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
     return {
-        key: InitialWeights.of(network.module, entry.weights)
+        key: InitialWeights.of(
+            network.module, entry.weights, answer(network) if entry.weights is None and key != "student" else None
+        )
         for key, entry, network in zip(keys, [*config.teachers, config.student], networks, strict=True)
         if entry.weights is not None or entry.model.startswith(PYTHON_PREFIX)
     }

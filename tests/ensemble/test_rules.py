@@ -281,6 +281,9 @@ def test_rules_refuse_what_they_cannot_do():
         of("entropy", Whole)
     with pytest.raises(UsageError, match=r"reads embedding.*objectives\.it\.rule=sum"):
         of("average", CRD)
+    outputs = [outputs_of(number) for number in range(3)]
+    with pytest.raises(UsageError, match=r"would be standardised again: set standardize=false, or rule=sum"):
+        of("average", count=2)([KD(standardize=True)] * 2, outputs[0], outputs[1:], batch())
     with pytest.raises(UsageError, match="this data has none: take entropy, or sum"):
         Confidence.build(Confidence.Options(), "it", KD, [setting(targets=None)] * 2)
     with pytest.raises(

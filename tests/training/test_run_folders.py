@@ -128,6 +128,33 @@ def test_a_teacher_replaced_under_its_path_is_refused(packed, tmp_path, capsys):
     assert main(["evaluate", str(out), "--teachers", "-q"]) == 0
 
 
+class Scaled(nn.Module):
+    """Its temperature is an attribute, and no weight."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.inner, self.classifier = scale, nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.scale * self.classifier(self.inner(images).mean((2, 3)))
+
+
+def test_a_teacher_with_the_same_weights_and_another_attribute_is_refused(packed, tmp_path):
+    def distilled(scale):
+        torch.manual_seed(0)
+        options = {"objectives": "kd", "epochs": 1, "quiet": True, "out": tmp_path / "run"}
+        return contrastill.distill(Scaled(scale), "resnet8", packed, **options)
+
+    first = distilled(1.0)
+    assert distilled(1.0).metrics == first.metrics
+    with pytest.raises(contrastill.UsageError, match=r"teachers.0 has the weights of .* and does not answer as it did"):
+        distilled(3.0)
+    entries = json.loads(first.paths.weights.read_text())
+    entries["teachers.0"].pop("answer")  # an older run recorded none
+    first.paths.weights.write_text(json.dumps(entries))
+    assert distilled(3.0).metrics == first.metrics
+
+
 def test_a_run_that_recorded_no_weights_goes_on_with_a_line(packed, tmp_path, caplog):
     out, file = tmp_path / "run", tmp_path / "student.safetensors"
     save_teacher(file, 0)

@@ -30,6 +30,8 @@ LABELS = {"cross_entropy": {"weight": 1.0}}
 OBJECTIVES = {
     "default": None,
     "baseline": None,
+    "default_and_maps": LABELS
+    | {"fresh_crd": {"weight": 0.8}, "wttm": {"weight": 1.0, "full_doubt": 0.02}, "dense_crd": {"weight": 1.0}},
     "kd": {"cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9}},
     "crd": LABELS | {"crd": {"weight": 0.8, "num_negatives": 4096, "negatives": "shared"}},
     "infonce": LABELS | {"infonce": {"weight": 0.8}},
@@ -63,12 +65,14 @@ def train(arguments: argparse.Namespace, cell: str, seed: int) -> dict:
         objectives=OBJECTIVES[objective],
         epochs=epochs,
         seed=seed,
+        student_modality=arguments.student_modality,
         quiet=True,
         **settings,
     )
     bits = correct_bits(run, data)
     return {
         "cell": cell, "seed": seed, "teacher": arguments.teacher, "student": arguments.student,
+        "modality": arguments.student_modality,
         "objectives": {name: entry.model_dump(exclude_unset=True) for name, entry in result.config.objectives.items()},
         "top1": round(100 * float(bits.mean()), 4), "images": len(bits),
         "wall_seconds": round(time.perf_counter() - began, 1), "correct": pack_bits(bits),
@@ -107,6 +111,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--teacher-epochs", type=int, default=10)
     parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--student-modality", help="another than the teacher's, such as chrominance")
     parser.add_argument("--epochs", type=int, nargs="+", default=[3, 6, 20])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objectives", nargs="*", choices=OBJECTIVES, default=[*OBJECTIVES])

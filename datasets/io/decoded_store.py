@@ -187,10 +187,13 @@ class DecodedStore:
         self._forget()
 
     def __del__(self) -> None:
-        # Of a process that is ended otherwise the last few are decoded again.
-        with suppress(Exception):
+        # Of a process that is ended otherwise the last few are decoded again. When the interpreter ends, what this
+        # module imported may be gone.
+        try:
             if self._process == os.getpid():
                 self.flush()
+        except Exception:  # noqa: SIM105
+            pass
 
     def _forget(self) -> None:
         """Begin without open files."""

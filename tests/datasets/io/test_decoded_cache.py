@@ -17,7 +17,7 @@ from PIL import Image
 from contrastill import ContrastillError, UsageError
 from contrastill.cli.main import main
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.io import decoded_store, folder_reader
+from contrastill.datasets.io import decoded_store, folder_reader, tar_pictures
 from contrastill.datasets.io.decoded_cache import DecodedPictures
 from contrastill.datasets.io.decoded_store import DecodedStore
 from contrastill.datasets.io.file_views import resized
@@ -104,6 +104,19 @@ def test_what_is_cached_is_the_picture_resized_and_upright(folder, tmp_path):
     assert cache.store.num_cached() == len(SIZES)
     total = sum(path.stat().st_size for path in cache.store.folder.glob("part-*.raw"))
     assert cache.estimated_bytes() == total  # so few are all looked at
+
+
+def test_nothing_is_raised_where_the_interpreter_took_the_modules_apart(tmp_path, monkeypatch):
+    store, descriptor = DecodedStore(tmp_path, {}, 1), os.open(tmp_path, os.O_RDONLY)
+    tar = tar_pictures._Tar(descriptor)
+    for module in (decoded_store, tar_pictures):
+        for name in ("os", "suppress"):
+            monkeypatch.setattr(module, name, None, raising=False)
+    store.__del__()
+    del tar
+    monkeypatch.undo()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
 
 
 def _fill(files, folder, rows):

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import UsageError
 from ..core.representation import Network
 from ..core.tapping import call
+from .operations import count_flops
 
 _WARM_UP = 3
 """Forwards before the first that counts: caches fill, and a GPU's libraries choose their kernels."""
@@ -37,8 +36,8 @@ class Cost:
     Attributes:
         parameters: How many numbers it learnt; shared ones count once.
         flops: Floating-point operations of one image's forward, 2 for each multiply-add, of convolutions and matrix
-            products, attention among them; normalisation and activations are left out, as torch's counter leaves them
-            out.
+            products, see :func:`~contrastill.compress.operations.count_flops`; normalisation and activations are left
+            out, as torch's counter leaves them out.
         latency_ms: Median time of a batch's forward, in milliseconds.
         latency_quartiles_ms: Between these two lies the middle half of the times.
         images_per_second: Images of a batch by its median time.
@@ -137,7 +136,8 @@ def network_costs(
             for network, size in zip(networks, sizes, strict=True)
         ]
         flops = [
-            _flops(module, _images(module, 1, shape, device)) for module, shape in zip(modules, shapes, strict=True)
+            count_flops(module, _images(module, 1, shape, device))
+            for module, shape in zip(modules, shapes, strict=True)
         ]
         times = _times(
             modules,
@@ -222,30 +222,6 @@ def _too_large(batch_size: int, shape: tuple[int, ...], device: torch.device) ->
         f"a batch of {batch_size} image{'s' * (batch_size > 1)} of {'×'.join(map(str, shape))} does not go through the "
         f"network in the memory of {device}: give a smaller batch_size, or smaller images by size"
     )
-
-
-def _flops(module: nn.Module, images: Tensor) -> int:
-    """Operations of a forward. Fused attention is taken apart for it: not every fused kernel is one that torch can
-    count.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            call(module, images)
-    except (
-        RuntimeError,
-        AssertionError,
-        ValueError,
-        IndexError,
-    ) as error:  # networks raise different errors for images that are too small
-        reason = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"{type(module).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}; give another size"
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops()
 
 
 @torch.inference_mode()

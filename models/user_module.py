@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import UsageError
 from ..core.outputs import part_of
@@ -199,14 +200,18 @@ def _pruned(module: nn.Module) -> str:
     return ""
 
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself in the place of what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` put
-    around it: names of modules and weights are its own.
+    """The module itself in the place of what ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or an
+    average of weights (``AveragedModel``, timm's ``ModelEma``) put around it: names of modules and weights, and what it
+    says of itself, are its own.
     """
     while True:
         if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
             module = inner
-        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        elif isinstance(module, _WRAPPERS) or type(module).__module__ == "timm.utils.model_ema":
             module = module.module
         else:
             return module

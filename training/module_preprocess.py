@@ -40,6 +40,12 @@ def module_preprocess(module: nn.Module, images: Tensor, modality: str, role: st
         line = (
             "no module of torchvision says how it normalises, so it sees images in 0 … 1, as published weights do not"
         )
+    elif own is None and colours and (inner := _inner_normalisation(module)) is not None:
+        name, seen = inner
+        line = (
+            f"it sees images in 0 … 1, as it says nothing of its own, and {name} in it has mean {seen.mean} and std "
+            f"{seen.std}: that is right only if it normalises them itself"
+        )
     elif own is not None and colours:
         line = f"images are normalised by its own mean {own.mean} and std {own.std}"
     elif own is not None:
@@ -58,6 +64,18 @@ def _published(module: nn.Module) -> Preprocess | None:
     if isinstance(config, Mapping) and config.get("mean"):
         return Preprocess(tuple(config["mean"]), tuple(config["std"]))
     return published_of(module)
+
+
+def _inner_normalisation(module: nn.Module) -> tuple[str, Preprocess] | None:
+    """Name of a part that says how it sees images, and how; None where no part does or one of them normalises."""
+    parts = [*module.named_modules()][1:]
+    if any(type(part).__name__ == "Normalize" for _, part in parts):  # of torchvision or kornia
+        return None
+    for name, part in parts:
+        own = getattr(part, "preprocess", None)
+        if (seen := own if isinstance(own, Preprocess) else _published(part)) is not None:
+            return name, seen
+    return None
 
 
 def _range_of(images: Tensor, split: Any) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
 import contrastill
 from contrastill.cli.main import main
@@ -49,6 +50,44 @@ def test_parameters_and_operations_by_hand():
     second = 4 * 8 * 8 * (2 * 25)
     assert cost.flops == 2 * (first + second + 8 * 10)  # of one image, whatever the batch
     assert cost.input_shape == (3, 16, 24) and cost.batch_size == 5
+
+
+class Deformable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.offsets, self.weight = nn.Conv2d(16, 18, 3, padding=1), nn.Parameter(torch.randn(8, 16, 3, 3))
+
+    def forward(self, images):
+        return deform_conv2d(images, self.offsets(images), self.weight, padding=1)
+
+
+class OfRows(nn.Module):
+    """Each row of an image is a sequence of its pixels, of 16 channels."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images):
+        rows = images.permute(0, 2, 3, 1).flatten(0, 1)
+        answer = self.layer(rows, rows) if isinstance(self.layer, nn.Bilinear) else self.layer(rows)[0]
+        return answer.mean(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "by_hand"),
+    [
+        (OfRows(nn.LSTM(16, 6, batch_first=True)), 4 * 6 * (16 + 6)),
+        (OfRows(nn.LSTM(16, 6, 2, batch_first=True, bidirectional=True)), 2 * 4 * 6 * (16 + 6 + 12 + 6)),
+        (OfRows(nn.GRU(16, 6, batch_first=True)), 3 * 6 * (16 + 6)),
+        (OfRows(nn.Bilinear(16, 16, 5)), 16 * 16 * 5),
+        (Deformable(), 9 * 16 * (18 + 8)),
+    ],
+    ids=["lstm", "two of both directions", "gru", "bilinear", "deformable"],
+)
+@pytest.mark.filterwarnings("error")
+def test_operations_that_the_counter_of_torch_leaves_out(module, by_hand):
+    assert network_cost(as_network(module, 16), (4, 7), rounds=1).flops == 2 * 4 * 7 * by_hand
 
 
 def test_operations_of_a_segmenter_by_hand_and_for_a_million_pixels():

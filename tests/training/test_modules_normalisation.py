@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import TensorDataset
 
 import contrastill
@@ -64,6 +65,22 @@ def test_what_is_said_wins_without_a_line(images, tmp_path, caplog):
         result = distill(images, tmp_path / str(number), None, network)
         assert result.student.preprocess == preprocess
     assert "its own mean" not in caplog.text
+
+
+def test_what_stands_around_a_module_that_says_it_is_taken_off_or_has_a_line(tmp_path, caplog):
+    own = tuple(module().pretrained_cfg["mean"])
+    averaged = distill(UNIT, tmp_path / "averaged", AveragedModel(module()))
+    assert averaged.config.teachers[0].mean == own and "in it has mean" not in caplog.text
+    around = distill(UNIT, tmp_path / "around", torch.nn.Sequential(module()))
+    assert around.config.teachers[0].mean == AS_THEY_ARE[0]
+    assert (
+        f"teacher Sequential: it sees images in 0 … 1, as it says nothing of its own, and 0 in it has mean {own}"
+        in (caplog.text)
+    )
+    caplog.clear()
+    normalising = torch.nn.Sequential(torchvision.transforms.Normalize(*IMAGENET), module())
+    distill(UNIT, tmp_path / "inside", normalising)
+    assert "in it has mean" not in caplog.text
 
 
 def test_half_of_a_normalisation_is_refused(tmp_path):

@@ -4,7 +4,9 @@ import logging
 
 import pytest
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -127,10 +129,23 @@ def test_an_order_that_a_training_does_not_keep_is_told(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records if "shuffle=False" in record.getMessage()]
 
 
+def averaging(wrapper, module):
+    """A wrapper around the module itself, where it copies what it is given."""
+    wrapped = wrapper(module)
+    wrapped.module = module
+    return wrapped
+
+
 @pytest.mark.parametrize(
     "wrap",
-    [torch.compile, nn.DataParallel, lambda module: nn.DataParallel(torch.compile(module))],
-    ids=["compiled", "parallel", "both"],
+    [
+        torch.compile,
+        nn.DataParallel,
+        lambda module: nn.DataParallel(torch.compile(module)),
+        lambda module: averaging(AveragedModel, module),
+        lambda module: averaging(ModelEmaV3, module),
+    ],
+    ids=["compiled", "parallel", "both", "averaged", "timm"],
 )
 def test_a_wrapper_around_a_module_is_taken_off(wrap):
     bare = network()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import UsageError
@@ -183,14 +184,22 @@ class UserModule:
         except RuntimeError as error:
             raise UsageError(
                 f"{type(self.module).__name__} cannot be copied, and a training leaves what it is given as it "
-                f"was: {_pruned(self.module) or error}"
+                f"was: {_computed_weights(self.module) or error}"
             ) from error
 
 
-def _pruned(module: nn.Module) -> str:
-    """What to do where torch's pruning computes weights of a module; nothing where it does not."""
+def _computed_weights(module: nn.Module) -> str:
+    """What to do where torch's pruning or its former weight norm compute weights of a module; nothing where they do
+    not.
+    """
     for name, part in module.named_modules():
         for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                return (
+                    f"torch.nn.utils.weight_norm computes {hook.name} of {name or 'it'} anew in each pass: take "
+                    "torch.nn.utils.parametrizations.weight_norm in its place, or keep the weights as they are with "
+                    f"torch.nn.utils.remove_weight_norm(module.get_submodule({name!r}), {hook.name!r})"
+                )
             if isinstance(hook, prune.BasePruningMethod):
                 weight, place = hook._tensor_name, f"module.get_submodule({name!r})" if name else "module"
                 return (

@@ -70,7 +70,8 @@ class FileViews:
         height, width, _ = pixels.shape
         # A strip would become gigabytes at that size; its ends are cut off below in any case.
         pixels = _centre(pixels, min(height, 2 * width), min(width, 2 * height))
-        height, width, _ = pixels.shape
+        # By the file's own sides, whatever size it was decoded or kept at.
+        height, width = min(picture.height, 2 * picture.width), min(picture.width, 2 * picture.height)
         long = int(short * max(height, width) / min(height, width))
         pixels = resized(pixels, *((short, long) if height <= width else (long, short)))
         return _centre(pixels, self.size, self.size)

@@ -351,6 +351,18 @@ def test_a_pruned_module_is_to_be_made_permanent(data, tmp_path):
     distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_the_former_weight_norm_is_to_be_made_permanent(data, tmp_path):
+    module = Keyword()
+    nn.utils.weight_norm(module.fc)
+    with pytest.raises(
+        UsageError, match=r"weight_norm computes weight of fc .*parametrizations.weight_norm in its place, or .*remove"
+    ):
+        distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
+    nn.utils.remove_weight_norm(module.fc, "weight")
+    distilled(None, module, data, tmp_path / "run", ["cross_entropy"])
+
+
 class NotANumber(Body):
     def forward(self, x):
         return self.fc(self.features(x)) * float("nan")

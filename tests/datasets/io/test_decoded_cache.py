@@ -86,6 +86,24 @@ def test_a_picture_that_is_not_larger_than_needed_is_as_without(folder, tmp_path
             assert same(epochs(with_cache, train=train), epochs(split_of(folder, **options), train=train))
 
 
+@pytest.mark.parametrize("size", [32, 100])
+def test_a_test_view_lies_where_it_does_without(size, tmp_path):
+    for number in range(6):
+        height, width = 300 + 7 * number, 420 + 13 * number
+        ramps = np.broadcast_arrays(
+            np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None], np.zeros((height, width))
+        )
+        where = tmp_path / "ramps" / "train" / str(number % 2)
+        where.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.stack(ramps, -1).round().astype(np.uint8)).save(where / f"{number}.png")
+    (plain,), (cached,) = (
+        epochs(split_of(tmp_path / "ramps", size=size, **more), 1, train=False)
+        for more in ({}, {"decoded_cache": str(tmp_path / "cache")})
+    )
+    # Half a pixel aside would be 1.2 levels at 100 pixels on average.
+    assert (plain.float() - cached.float()).mean((2, 3)).abs().max() < 0.25
+
+
 def test_what_is_cached_is_the_picture_resized_and_upright(folder, tmp_path):
     files = PictureFiles(folder, [f"train/a/{number}.jpg" for number in range(len(SIZES))])
     cache = DecodedPictures(files, tmp_path / "cache", 32)

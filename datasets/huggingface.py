@@ -14,8 +14,8 @@ from pydantic import Field
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .image_folder import is_free
 from .io.file_splits import FileSplit, PairSplit
+from .io.folders import is_free
 from .io.shared_samples import warn_of_shared_samples
 from .io.table_columns import is_picture
 from .io.table_splits import TableOptions, TableSplits, test_name, train_name

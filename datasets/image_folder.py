@@ -7,7 +7,6 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,25 +15,26 @@ from pydantic import Field
 from ..core.config.fields import Side
 from ..core.errors import UsageError, looked_in
 from ..core.recognition import recognised
-from ..core.registry import DATASETS, MODALITIES
+from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
+from .io.folders import (
+    SPLITS,
+    folders_in,
+    has_splits,
+    is_free,
+    is_hidden,
+    split_folder,
+    split_folders,
+    test_folder,
+    walk,
+)
 from .io.images import IMAGE_SUFFIXES, warn_of_files
 from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
+from .io.modality_folders import Layout, are_all_modalities, layout_of
 from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
-
-_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
-# Of the names of a split those of the first group that is there count: a test folder beside one for validation.
-SPLITS = {"train": (("train", "training"),), "test": (("test", "testing"), ("val", "valid", "validation"))}
-# Signs that a folder of folders is something else: other data sets, and runs with their figures.
-OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
-
-
-def is_free(folder: Path) -> bool:
-    """Whether it is a folder with no sign of another kind of data."""
-    return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
 @DATASETS.register("image_folder")
@@ -75,10 +75,15 @@ class ImageFolder:
         of a folder.
         """
         root = Path(path)
-        if not is_free(root) or recognised(path, leaving_out="image_folder"):
+        if not is_free(root):
+            return False
+        train = split_folders(root, "train")
+        in_doubt = layout_of(train[0] if train else root) is Layout.EITHER
+        # Where they may be modalities as well, that has to be said.
+        if set(recognised(path, leaving_out="image_folder")) - ({"paired_folder"} if in_doubt else set()):
             return False
         folders = folders_in(root)
-        if train := split_folders(root, "train"):
+        if train:
             # Without a test split too: opened, it says how that has to be called.
             return any(_holds_images(where / name) for where in train for name in folders_in(where))
         # A few say enough: a folder may have thousands.
@@ -128,7 +133,7 @@ class ImageFolder:
                 f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside "
                 "train, or CLASS/*.jpg"
             )
-        if len(classes) > 1 and {*classes} <= {"rgb", "depth", "semantics", *MODALITIES}:
+        if are_all_modalities(classes):
             raise UsageError(
                 f"{train} has folders {', '.join(classes)}, which are modalities of aligned files rather than classes: "
                 "read it with data.name=paired_folder, or call the folders otherwise"
@@ -204,48 +209,6 @@ def _loose_images(where: Path) -> list[str]:
         )
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a folder in ``root`` is called as a split is; without one to train on ``valid`` and ``validation`` may be
-    classes.
-    """
-    return bool(split_folders(root, "train")) or any(name.lower() in ("test", "val") for name in folders_in(root))
-
-
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, ``train`` or ``Training``, ``test``, ``val`` or ``Validation``; None where there is none.
-
-    Raises:
-        UsageError: Two folders could be it.
-    """
-    folders = split_folders(root, split)
-    if len(folders) > 1:
-        raise UsageError(
-            f"{root} has {' and '.join(path.name for path in folders)}, and either could be the folder to {split} "
-            "on: keep one of them there"
-        )
-    return folders[0] if folders else None
-
-
-def test_folder(root: Path, train: Path) -> Path:
-    """What lies beside the folder of the training split."""
-    folder = split_folder(root, "test")
-    if folder is None:
-        others = [name for name in folders_in(root) if name != train.name]
-        add = f"rename {others[0]} to test where it is that" if len(others) == 1 else "add one"
-        raise UsageError(
-            f"{root} has a folder {train.name}, and none called test or val: {add}, or hold out a part of "
-            f"{train.name} with data.path={train}"
-        )
-    return folder
-
-
-def split_folders(root: Path, split: str) -> list[Path]:
-    """The folders that are called as a split is, in whatever case."""
-    folders = folders_in(root)
-    groups = ([root / name for name in folders if name.lower() in names] for names in SPLITS[split])
-    return next((group for group in groups if group), [])
-
-
 def _check_no_splits(root: Path, classes: list[str]) -> None:
     """Refuse folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
     splits: they would be classes.
@@ -273,16 +236,6 @@ def _check_no_splits(root: Path, classes: list[str]) -> None:
             raise UsageError(f"{root / name} holds splits, so it is no class: set data.path={root / name}")
 
 
-def folders_in(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted, without those of operating systems and tools."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data: hidden, or left there by an operating system or an archive."""
-    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
-
-
 def class_folders(root: Path) -> dict[str, Path]:
     """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write
     another one, which looks the same.
@@ -298,23 +251,6 @@ def class_folders(root: Path) -> dict[str, Path]:
                 "one into the other"
             )
     return folders_by_name
-
-
-def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """The files below ``root`` whose names end so, nothing hidden; a link to a folder around it is not followed."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(os.path.join(folder, name))]
-        yield from (
-            Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")
-        )
-
-
-def _is_loop(path: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
-    if not os.path.islink(path):
-        return False
-    target = os.path.realpath(path)
-    return os.path.commonpath([target, os.path.realpath(os.path.dirname(path))]) == target
 
 
 def _holds_images(folder: Path) -> bool:

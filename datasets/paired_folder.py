@@ -5,44 +5,48 @@ without labels.
 from __future__ import annotations
 
 import logging
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
-from .image_folder import (
-    SPLITS,
-    folders_in,
-    has_splits,
-    is_free,
-    split_folder,
-    split_folders,
-    test_folder,
-    walk,
-)
 from .io.array_files import SUFFIXES
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
+from .io.folders import SPLITS, folders_in, has_splits, is_free, split_folder, split_folders, test_folder, walk
 from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
+from .io.modality_folders import (
+    Layout,
+    label_modality,
+    layout_of,
+    modalities_of_folders,
+    split_in_modalities,
+    stem_of,
+)
 from .io.pairs import PairOptions, open_pairs
-from .io.values import NO_LABEL, LabelRule
+from .io.values import NO_LABEL, RGB, VECTORS, LabelRule
 from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
 
-_LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
+_LAYOUT = (
+    "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train, or "
+    "rgb/train/…, depth/train/… with rgb/test/…, depth/test/…"
+)
 _RESERVED = ("index", "target", "camera")
-# Two of these are folders of modalities also where no names of files agree: classes are not called so.
-_MODALITIES = {"rgb", "depth", "semantics", "thermal", "infrared", "normals", "flow"}
+# Modalities whose values are read in a way of their own.
+_SPELT = (RGB, "depth", LABELS, *VECTORS)
 
 
 @DATASETS.register("paired_folder")
 class PairedFolder:
     """Aligned modalities in ``rgb``, ``depth``, … or in ``train/rgb``, ``train/depth``, … with ``test`` (or ``val``)
-    beside ``train``.
+    beside ``train``, or in ``rgb/train``, ``rgb/test``, ``depth/train``, ``depth/test``, ….
+
+    Folders with usual names are these modalities, in whatever case: ``image``, ``color`` or ``visible`` is ``rgb``,
+    ``depth_map`` ``depth``; ``labels``, ``masks`` or ``annotations`` is ``semantics`` where its files are label maps.
 
     Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which
     more than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR,
@@ -51,8 +55,9 @@ class PairedFolder:
     What is held out is decided by a hash of the path, as in ``image_folder``.
 
     Raises:
-        UsageError: No such folder, one modality alone, no files, a partner missing, a kind of file that is not read; a
-            cache that cannot be written or that the disk has no room for.
+        UsageError: No such folder, one modality alone, two folders of one, splits in some modalities only, no files, a
+            partner missing, a kind of file that is not read; a cache that cannot be written or that the disk has no
+            room for.
         ContrastillError: A file is damaged, or not as large as its partners, or holds what its modality cannot be.
     """
 
@@ -60,7 +65,8 @@ class PairedFolder:
         path: str = Field(description="the folder")
         folders: dict[str, str] | None = Field(
             None,
-            description="modality -> its folder; null: every folder with images or arrays, called as the folder is",
+            description="modality -> its folder; null: every folder with images or arrays, called as its name is usual "
+            "for, else as the folder is",
         )
         channel: str | None = Field(
             None,
@@ -81,24 +87,11 @@ class PairedFolder:
 
     @staticmethod
     def recognises(path: str) -> bool:
-        """Whether ``path`` holds a folder ``rgb`` or ``depth`` and others with files of the same names, or called as
-        modalities are.
+        """Whether ``path`` holds folders called as modalities are, ``rgb`` or ``depth`` among them, or one of these
+        beside others with files of the same names.
         """
         root = Path(path)
-        if not is_free(root):
-            return False
-        where = next(iter(split_folders(root, "train")), root)
-        first, *others = [
-            name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None
-        ] or [""]
-        if not others or not {"rgb", "depth"} & {first, *others}:
-            return False
-        if len(_MODALITIES & {first, *others}) > 1:
-            return True
-        # Some say enough: a folder may have millions. One that lacks its partner here and there raises an error when it
-        # is opened.
-        stems = {_stem(file, where / first) for file in islice(walk(where / first, SUFFIXES), 64)}
-        return all(any(_has(where / name, stem) for stem in stems) for name in others)
+        return is_free(root) and layout_of(next(iter(split_folders(root, "train")), root)) is not Layout.CLASSES
 
     def open(self, split: str) -> PairSplit:
         """List ``"train"`` or ``"test"``, and read a few samples. Only ``"train"`` is ever augmented."""
@@ -153,9 +146,12 @@ class PairedFolder:
         if train is None:
             raise UsageError(f"{self.root} has no folder train: {_LAYOUT}")
         where = test_folder(self.root, train) if prepared and split == "test" else train
-        folders = self._folders(where)
-        listed = {name: _files(where / folder) for name, folder in folders.items()}
-        stems = _partners(where, listed, folders)
+        folders = self._folders(where, train)
+        paths = None if prepared else split_in_modalities(where, folders, split)
+        prepared = prepared or paths is not None
+        paths = paths or folders
+        by_stem = {name: _files(where / path) for name, path in paths.items()}
+        stems = _partners(where, by_stem, folders, paths)
         if not prepared:
             total, fraction = len(stems), self.options.test_fraction
             stems = [stem for stem in stems if (hash_fraction(stem) < fraction) == (split == "test")]
@@ -168,11 +164,11 @@ class PairedFolder:
         if limit is not None and limit < len(stems):
             stems = [stems[place * len(stems) // limit] for place in range(limit)]
         return where, {
-            name: [files[stem].relative_to(where).as_posix() for stem in stems] for name, files in listed.items()
+            name: [files[stem].relative_to(where).as_posix() for stem in stems] for name, files in by_stem.items()
         }
 
-    def _folders(self, where: Path) -> dict[str, str]:
-        """Modality -> name of its folder in ``where``."""
+    def _folders(self, where: Path, train: Path) -> dict[str, str]:
+        """Modality -> name of its folder in ``where``, beside or the same as the folder of the training split."""
         if self.options.folders is not None:
             folders = dict(self.options.folders)
             missed = [name for name, folder in folders.items() if not (where / folder).is_dir()]
@@ -181,10 +177,19 @@ class PairedFolder:
                     f"{where / folders[missed[0]]} does not exist: data.folders names it for {missed[0]}; there "
                     f"are {', '.join(folders_in(where)) or 'none'}"
                 )
+            spelt = next((name for name in folders if name != name.lower() and name.lower() in _SPELT), None)
+            if spelt is not None:
+                raise UsageError(f"data.folders names {spelt}, and the modality is called {spelt.lower()}: write it so")
         else:
-            folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
+            folders = modalities_of_folders(where)
+            if len(folders) > 1 and LABELS in folders:
+                # What they are in training they are in the test split.
+                of_train = modalities_of_folders(train).get(LABELS)
+                maps = where / folders[LABELS] if of_train is None else train / of_train
+                name = label_modality(maps, self.options.channel, self.options.void)
+                folders = {name if modality == LABELS else modality: folder for modality, folder in folders.items()}
         if not self.options.folders and len(folders) < 2:
-            empty = [name for name in folders_in(where) if name not in folders]
+            empty = [name for name in folders_in(where) if name not in folders.values()]
             available = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
             without = f", and no files ({', '.join(SUFFIXES)}) in {', '.join(empty)}" if empty else ""
             raise UsageError(f"{where} has {available}{without}: {_LAYOUT}")
@@ -200,15 +205,6 @@ class PairedFolder:
         return dict(sorted(folders.items(), key=lambda item: (item[0] != "rgb", item[0])))
 
 
-def _stem(file: Path, folder: Path) -> str:
-    """What partners have in common: the path below the folder without its ending."""
-    return file.relative_to(folder).with_suffix("").as_posix()
-
-
-def _has(folder: Path, stem: str) -> bool:
-    return any((folder / f"{stem}{suffix}").exists() for ending in SUFFIXES for suffix in (ending, ending.upper()))
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a modality by their stems."""
     files: dict[str, Path] = {}
@@ -217,7 +213,7 @@ def _files(folder: Path) -> dict[str, Path]:
             raise UsageError(
                 f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
             )
-        other = files.setdefault(_stem(file, folder), file)
+        other = files.setdefault(stem_of(file, folder), file)
         if other != file:
             first, second = sorted((other.name, file.name))
             raise UsageError(
@@ -230,7 +226,9 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _partners(where: Path, listed: dict[str, dict[str, Path]], folders: dict[str, str]) -> list[str]:
+def _partners(
+    where: Path, listed: dict[str, dict[str, Path]], folders: dict[str, str], paths: dict[str, str]
+) -> list[str]:
     """The stems of the samples, sorted by path; raises where a modality lacks one."""
     everything = set().union(*listed.values())
     first, *others = listed
@@ -250,7 +248,7 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]], folders: dict[str
             read = ", ".join(f"{other}: {folders[other]}" for other in listed if other != name)
             without = f", or leave {name} out, with data.folders={{{read}}}" if len(listed) > 2 else ""
             raise UsageError(
-                f"{unpaired} has no partner of {name}, {where / folders[name] / lacking}.*{more}: add it, or move the "
+                f"{unpaired} has no partner of {name}, {where / paths[name] / lacking}.*{more}: add it, or move the "
                 f"former away{without}"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

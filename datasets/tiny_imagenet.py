@@ -12,7 +12,7 @@ from pydantic import Field
 from ..core.config.fields import Side
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
-from .image_folder import is_hidden
+from .io.folders import is_hidden
 from .io.images import IMAGE_SUFFIXES, read_square
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.views import PaddedImages

@@ -16,8 +16,8 @@ from pydantic import Field
 from ..core.config.fields import Side
 from ..core.errors import UsageError, looked_in
 from ..core.registry import DATASETS
-from .image_folder import SPLITS, folders_in, is_free
 from .io.file_splits import FileSplit
+from .io.folders import SPLITS, folders_in, is_free
 from .io.tar_index import TarIndex, tar_index
 from .io.tar_pictures import TarPictures
 from .io.values import warn_of_gaps

@@ -299,7 +299,8 @@ def _located(head: str) -> tuple[str, str | None]:
         names = recognised(head)
         if len(names) != 1:
             why = f"could be {' or '.join(names)}" if names else unknown_layout(head)
-            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}, {_OTHERS}")
+            known = ", ".join(names) if names else f"{', '.join(DATASETS)}, {_OTHERS}"
+            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {known}")
         return names[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:

@@ -194,8 +194,8 @@ def _recognise(path: str | None) -> str:
     if len(names) != 1:
         kind = f"could be {' or '.join(names)}" if names else unknown_layout(path)
         raise UsageError(
-            f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}, or of a package of "
-            "yours (--import MY_PACKAGE)"
+            f"data.path={path} {kind}: say which with data.name=, one of {', '.join(names or DATASETS)}"
+            f"{'' if names else ', or of a package of yours (--import MY_PACKAGE)'}"
         )
     return names[0]
 

@@ -23,8 +23,8 @@ from ...core.errors import ContrastillError, UsageError, names_beside, nearest, 
 from ...core.recognition import check_path_given, recognised
 from ...core.registry import DATASETS
 from ...core.split_checks import dataset_of
-from ..image_folder import split_folder
 from .file_views import LABELS
+from .folders import split_folder
 from .hdf5 import SUFFIXES
 from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
 from .values import VECTORS

@@ -7,12 +7,12 @@ from typing import Any
 
 from ...core.errors import UsageError, unknown_name
 from .file_views import LABELS
+from .modality_folders import DEPTH_NAMES, RGB_NAMES
 from .values import RGB, VECTORS
 
-_PICTURE_NAMES = ("rgb", "image", "img")
 _LABEL_NAMES = ("label", "labels", "target")
 # What a column is called, and which modality it is.
-_USUAL = {"depth": "depth", "depth_map": "depth", LABELS: LABELS, **{name: name for name in VECTORS}}
+_USUAL = {**dict.fromkeys(DEPTH_NAMES, "depth"), LABELS: LABELS, **{name: name for name in VECTORS}}
 _RESERVED = ("index", "target", "camera")
 
 
@@ -62,7 +62,7 @@ def _default_columns(
 ) -> dict[str, str]:
     """``modalities``, or every column of pictures by its name; with rgb, if there is a column for it."""
     rest = [name for name in pictures if name not in modalities.values()]
-    named = next((name for usual in _PICTURE_NAMES for name in rest if name.lower() == usual), None)
+    named = next((name for usual in RGB_NAMES for name in rest if name.lower() == usual), None)
     if named is None and len(rest) == 1 and rest[0].lower() not in _USUAL:
         named = rest[0]
     columns = {} if named is None else {RGB: named}

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
 from ...core.label_vectors import Labels, check_one_form, read_label_vectors
-from ..image_folder import SPLITS
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
+from .folders import SPLITS
 from .kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .pairs import PairOptions, open_pairs
 from .table_columns import is_array, label_column, modality_columns, way_from_floats

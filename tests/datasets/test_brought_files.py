@@ -8,8 +8,8 @@ from PIL import Image
 import contrastill
 from contrastill.cli.main import main
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.datasets.image_folder import folders_in, walk
 from contrastill.datasets.io.array_files import read_array
+from contrastill.datasets.io.folders import folders_in, walk
 from contrastill.datasets.packed import Packed
 
 

@@ -15,7 +15,7 @@ import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config, make_data_config
 from contrastill.core.run import Run
-from contrastill.datasets.image_folder import walk
+from contrastill.datasets.io.folders import walk
 from contrastill.evaluation.evaluation_data import carried_settings, data_keys
 from contrastill.models.build import build_network, save_student
 from contrastill.training.student import Student

@@ -123,12 +123,25 @@ def not_measured(depth: Tensor, unit: Unit | None) -> Tensor:
         depth: Any shape, floats: in metres, of a relative or unknown unit as stored, where 1e9 and more is a mark.
         unit: Of what was stored; None: not known.
     """
+    return ~measured_between(depth, depth, unit)
+
+
+def measured_between(low: Any, high: Any, unit: Unit | None, *, stored: bool = False) -> Any:
+    """Where no mark of nothing measured, see :func:`not_measured`, lies between two depths, themselves included.
+
+    Args:
+        low, high: Arrays or tensors of one shape.
+        unit: Of what was stored; None: not known.
+        stored: Whether they are in that unit; otherwise in metres.
+    """
     metres = metres_of(unit)
-    marks = ~depth.isfinite() | (depth <= 0) | (depth >= (_HUGEST if metres is None else _FARTHEST))
     if metres is None:
-        return marks
+        return (low > 0) & (high < _HUGEST)
     saturated, near = (SATURATED, 1e-4) if isinstance(unit, str) else (65535 * metres, metres / 4)
-    return marks | ((depth - saturated).abs() < near)
+    step = metres if stored else 1.0
+    farthest, below, above = (mark / step for mark in (_FARTHEST, saturated - near, saturated + near))
+    # NaN is on neither side of anything.
+    return (low > 0) & (high < farthest) & ~((low < above) & (high > below))
 
 
 def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:

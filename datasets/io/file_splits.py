@@ -229,7 +229,13 @@ class PairSplit(ReadSplit):
         self.vectors = vectors_among(vectors, {name: reader.modalities[name][0] for name in names})
         self.kinds: dict[str, str] = dict(getattr(reader, "kinds", {}))
         self.samples, self.num_samples = reader, num_samples
-        self.views = replace(views, size=(height, width), modalities=names, vectors=self.vectors)
+        self.views = replace(
+            views,
+            size=(height, width),
+            modalities=names,
+            vectors=self.vectors,
+            depth_unit=None if camera is None else camera.unit,
+        )
         # Raises here, not in a worker.
         if views.transforms and self.views.moves and self.vectors:
             raise UsageError(

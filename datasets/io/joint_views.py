@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ...core.errors import ContrastillError
 from .array_files import of_one_ratio
+from .camera import Unit, metres_of
+from .depth_resize import interpolated_depth
 from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
 from .values import vectors_of_array
 
@@ -46,10 +48,13 @@ class Placing:
 class JointViews:
     """How a sample becomes a view of ``size``.
 
-    ``rgb`` is resized bilinearly, antialiased. Every other modality takes the nearest pixel: a class, a depth of 0
-    where nothing was measured, or a direction must not blend with its neighbours. Its values are moved and never
-    changed, but for vectors in mirrored views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not
-    measured, of all else, whose 0 may be any value.
+    ``rgb`` is resized bilinearly, antialiased. Metric ``depth`` is interpolated within surfaces, so that what is made
+    from its slopes (normals, HHA) sees no steps that are not there, and is the nearest pixel's at edges and holes, see
+    :func:`~.depth_resize.interpolated_depth`. Every other modality takes the nearest pixel: a class or a direction must
+    not blend with its neighbours, and of relative depth nobody knows what is linear on a plane (depth, disparity, a
+    curve of 256 steps) or which value means not measured. Its values are moved and never changed, but for vectors in
+    mirrored views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not measured, of all else, whose
+    0 may be any value.
 
     Attributes:
         size: Height and width in pixels; None: as stored.
@@ -60,6 +65,7 @@ class JointViews:
         transforms: Further transforms of albumentations: name and arguments of each.
         modalities: Names of what a sample may hold.
         vectors: Names of what holds vectors, x to the right: a mirrored view changes the sign of x.
+        depth_unit: Of stored depth; None: not known.
     """
 
     size: tuple[int, int] | None = None
@@ -69,6 +75,7 @@ class JointViews:
     transforms: list[dict[str, Any]] = field(default_factory=list)
     modalities: tuple[str, ...] = ("rgb", "depth", LABELS)
     vectors: tuple[str, ...] = ()
+    depth_unit: Unit | None = None
 
     draws = staticmethod(draw_numbers)
 
@@ -164,11 +171,11 @@ class JointViews:
         top, left, height, width = int(place.top), int(place.left), int(place.height), int(place.width)
         extent = self.extent(sample)
         size = self.size or extent
-        # The nearest pixel to the centre of each of the view's.
-        y, x = (
-            ((np.arange(n) + 0.5) * (of / n)).astype(np.int64) + first
-            for n, of, first in zip(size, (height, width), (top, left), strict=True)
+        # Of each of the view's pixels, where the centre lies in the rectangle, and the nearest pixel of the frame.
+        centres_down, centres_across = (
+            (np.arange(n) + 0.5) * (of / n) for n, of in zip(size, (height, width), strict=True)
         )
+        y, x = centres_down.astype(np.int64) + top, centres_across.astype(np.int64) + left
         cut = {}
         for name, values in sample.items():
             # Of a frame with fewer pixels, the same part of the picture.
@@ -185,7 +192,12 @@ class JointViews:
                 rows, columns = y, x
                 if values.shape[:2] != extent:
                     rows, columns = (((places + 0.5) * by).astype(np.int64) for places, by in ((y, down), (x, across)))
-                picked = values[rows[:, None], columns]
+                # By one index: NumPy takes twice as long by two.
+                picked = values.reshape(-1, *values.shape[2:]).take((rows * values.shape[1])[:, None] + columns, axis=0)
+                if name == "depth" and picked.ndim == 2 and metres_of(self.depth_unit) is not None:
+                    assert self.depth_unit is not None
+                    places = (top + centres_down) * down - 0.5, (left + centres_across) * across - 0.5
+                    picked = interpolated_depth(values, picked, *places, self.depth_unit)
                 picked = picked if picked.ndim == 3 else picked[:, :, None]
                 if name != LABELS:
                     picked = vectors_of_array(picked) if name in self.vectors else picked.astype(np.float32, copy=False)

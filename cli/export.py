@@ -13,10 +13,11 @@ from .tables import print_json
 HELP = """
 Write a run's student as a file that runs without contrastill.
 
-Its input is images, (batch, channels, height, width), normalised float32; with --with-preprocess they are uint8, and
-normalisation and resizing are inside. Its output is logits, and it holds the names of their classes. The file is
-loaded again and compared with PyTorch on images of the run's test split, or on random ones where the data are not at
-hand; where its logits differ, no file is written.
+Its input is images, (batch, channels, height, width), normalised float32; with --with-preprocess they are uint8
+colours, or other modalities in float32 in the unit of the training (depth in metres, NaN or 0 where nothing was
+measured), and normalisation and resizing are inside. Its output is logits, and it holds the names of their classes.
+The file is loaded again and compared with PyTorch on images of the run's test split, or on random ones where the data
+are not at hand; where its logits differ, no file is written.
 
 The output of a segmenter is prediction, (batch, classes, height, width), whose channel c is class c + 1 of the label
 maps. Its file takes images of any height and width, unless --size says which, and is compared at three sizes.
@@ -59,7 +60,7 @@ def export(
         bool, typer.Option("--dynamic/--fixed", help="Batches of any length, or an image at a time.")
     ] = True,
     with_preprocess: Annotated[
-        bool, typer.Option("--with-preprocess", help="Take uint8 images, with normalisation and resizing inside.")
+        bool, typer.Option("--with-preprocess", help="Take images as they are: normalisation and resizing inside.")
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Also write a file of 8 bits, and measure both.")] = False,
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)] = None,

@@ -21,9 +21,9 @@ from ..core.predicted_quantity import quantity_in_words
 from ..core.preprocess import Preprocess
 from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
-from ..models.build import load_student
+from ..models.build import plain_student
 from ..models.recipe import read_recipe, recipe_preprocess
-from .export_check import LONGEST, batches_of_any_size, largest_difference, random_inputs
+from .export_check import LONGEST, batches_of_any_size, largest_difference, random_inputs, reference, with_gaps
 from .exported import INPUT, Takes, answering, pair, quiet, reason, require
 from .exported_module import described, exported_module
 
@@ -104,7 +104,9 @@ def export_student(
         format: ``onnx``, or ``torch`` for an ``ExportedProgram``, which ``torch.export.load`` reads.
         opset: Version of ONNX's operators; None is the exporter's choice.
         dynamic: Whether batches may have any length; else an image at a time.
-        with_preprocess: Whether the file takes uint8 images and has the normalisation and the resizing inside.
+        with_preprocess: Whether the file takes images as they are and has the normalisation and the resizing inside:
+            colours in uint8, or float32 as those of its training were; other modalities in float32 in the unit of the
+            training (depth in metres), NaN where nothing was measured, of depth also 0. The file says it in ``input``.
         size: Side, or (height, width), of the images that it takes; None is the student's own resolution, else that of
             ``images``, or any of a student that answers for each position. A student with a resolution of its own
             takes no other, unless the resizing is inside.
@@ -139,7 +141,7 @@ def export_student(
         _check_opset(opset)
     if images is not None and (images.ndim != 4 or not len(images)):
         raise UsageError(f"images has shape {tuple(images.shape)}: pass one image or more, (N, C, H, W)")
-    student: Any = load_student(run, module=module)
+    student: Any = plain_student(run, module)
     recipe: Any = read_recipe(find_weights(run))
     # A class of one's own may have a preprocess that is something else.
     takes = _takes(student, recipe_preprocess(recipe), images, size, with_preprocess, dynamic)
@@ -147,8 +149,9 @@ def export_student(
     exported = exported_module(student, takes)
     try:
         inputs = random_inputs(takes) if images is None else takes(images[torch.arange(LONGEST) % len(images)])
+        inputs, answers = with_gaps(inputs, takes), reference(student, takes)
         with torch.no_grad():
-            expected = exported(inputs[:1])
+            expected = answers(inputs[:1])
     except ContrastillError:
         raise
     except Exception as error:  # of any network, for images that are too small, too large or of no shape of its own
@@ -158,7 +161,9 @@ def export_student(
             "(--size)"
         ) from error
     classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
-    metadata = {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {})
+    metadata = {"modality": modality, "input": takes.described(modality)} | (
+        {"classes": json.dumps(list(classes))} if classes else {}
+    )
     if student.taps.dense:
         metadata["output"] = described(expected, inputs, recipe)
     with atomic_write(path) as temporary:
@@ -168,7 +173,7 @@ def export_student(
             raise UsageError(
                 f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
             ) from error
-        batches = batches_of_any_size(exported, inputs) if takes.any_size else None
+        batches = batches_of_any_size(answers, inputs) if takes.any_size else None
         takes = replace(takes, any_size=batches is not None)
         with quiet():
             write = partial(_write, exported, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format)
@@ -179,7 +184,7 @@ def export_student(
                 used = write(opset, takes, metadata, output)
         batches = batches or [inputs[:1], inputs]
         difference = (
-            largest_difference(exported, answering(temporary, format, takes), batches, output) if check else None
+            largest_difference(answers, answering(temporary, format, takes), batches, output) if check else None
         )
     return Export(
         path,

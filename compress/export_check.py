@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError
-from .exported import Takes, reason, resized
+from ..core.tapping import answer
+from .exported import Takes, colour_range, reason, resized
 
 TOLERANCE = 1e-4
 """How far an answer may be from PyTorch's, as a part of the largest of them or of 1."""
@@ -21,22 +22,49 @@ _ANY_SIZES = 3
 
 
 def random_inputs(takes: Takes) -> Tensor:
-    """Noise (7, C, H, W) as the file takes it."""
+    """Noise (7, C, H, W) as the file takes it, in the unit of the training."""
     generator, shape = torch.Generator().manual_seed(0), (LONGEST, *takes.shape)
-    return (
-        torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        if takes.inside
-        else torch.randn(shape, generator=generator)
-    )
+    if takes.dtype == torch.uint8:
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    if takes.inside and takes.preprocess.colours:
+        low, high = colour_range(takes.preprocess)
+        return low + (high - low) * torch.rand(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    if not takes.inside:
+        return noise
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
+    return mean + std * noise
+
+
+def with_gaps(inputs: Tensor, takes: Takes) -> Tensor:
+    """Inputs of a file that takes what was not measured, with a corner of it in each image and, of depth, a row of
+    zeros.
+    """
+    if takes.dtype == torch.uint8 or not takes.inside or takes.preprocess.colours:
+        return inputs
+    inputs, (height, width) = inputs.clone(), inputs.shape[2:]
+    inputs[..., : height // 3, : width // 3] = torch.nan
+    if takes.preprocess.scale is not None and takes.preprocess.scale.unit is not None:
+        inputs[..., height // 2, :] = 0
+    return inputs
+
+
+def reference(student: nn.Module, takes: Takes) -> Callable[[Tensor], Tensor]:
+    """What a student answers, in eager mode, to what its exported file takes."""
+
+    def answered(inputs: Tensor) -> Tensor:
+        return answer(student, takes.preprocess(inputs, like=student) if takes.inside else inputs)
+
+    return answered
 
 
 @torch.no_grad()
-def batches_of_any_size(module: nn.Module, inputs: Tensor) -> list[Tensor] | None:
+def batches_of_any_size(module: Callable[[Tensor], Tensor], inputs: Tensor) -> list[Tensor] | None:
     """Batches of three lengths and sizes: the inputs' own, odd ones, one of another ratio; multiples of their own where
     the network takes no odd ones. None where it takes fewer than three sizes.
 
     Args:
-        module: The network in eval mode.
+        module: The network in eval mode, see :func:`reference`.
         inputs: (7, C, H, W) of a size that it takes.
     """
     height, width = inputs.shape[2:]
@@ -54,7 +82,7 @@ def batches_of_any_size(module: nn.Module, inputs: Tensor) -> list[Tensor] | Non
     return batches if len(batches) == _ANY_SIZES else None
 
 
-def _takes(module: nn.Module, batch: Tensor) -> bool:
+def _takes(module: Callable[[Tensor], Tensor], batch: Tensor) -> bool:
     try:
         module(batch)
     except Exception:  # any network's own, for a size that it does not take
@@ -63,13 +91,13 @@ def _takes(module: nn.Module, batch: Tensor) -> bool:
 
 
 def largest_difference(
-    module: nn.Module, answer: Callable[[Tensor], Tensor], batches: Sequence[Tensor], output: str
+    module: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], batches: Sequence[Tensor], output: str
 ) -> float:
     """Largest difference of a value of the answers over the batches.
 
     Args:
-        module: The network in eval mode.
-        answer: The exported file.
+        module: The network in eval mode, see :func:`reference`.
+        exported: The exported file.
         batches: As both take them.
         output: What the answer is, for messages.
 
@@ -83,7 +111,7 @@ def largest_difference(
         with torch.no_grad():
             expected = module(batch)
         try:
-            outputs = answer(batch)
+            outputs = exported(batch)
         except Exception as error:  # of the runtime, for a length or a size that was fixed in the export
             if several and "Guard failed" in str(error):  # torch's, an expression in symbols
                 raise ContrastillError(

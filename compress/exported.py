@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import ContrastillError, UsageError
+from ..core.input_values import stored_depth
+from ..core.registry import MODALITIES
 from ..core.representation import Preprocess
+from ..core.value_scale import FLOATS
 
 INPUT = "images"
 """Name of the input in an ONNX file."""
@@ -29,7 +32,7 @@ class Takes:
     Attributes:
         shape: (C, H, W) of an image; where it takes any height and width, of one that it was traced with.
         preprocess: That of the student.
-        inside: Whether the file does it itself, on uint8 images; else it takes normalised float32 images.
+        inside: Whether the file does it itself, on images as they are; else it takes normalised float32 images.
         dynamic: Whether batches may have any length; else an image at a time.
         any_size: Whether images may have any height and width.
     """
@@ -46,22 +49,73 @@ class Takes:
         sides: list[int | str] = ["height", "width"] if self.any_size else [*self.shape[1:]]
         return ["batch" if self.dynamic else 1, self.shape[0], *sides]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its input: uint8 where the preprocessing of colours is inside, unless the training's were floats."""
+        return torch.uint8 if self.inside and _takes_bytes(self.preprocess) else torch.float32
+
+    def described(self, modality: str) -> str:
+        """What the file is given, in words.
+
+        Args:
+            modality: That its images are of.
+        """
+        own = self.preprocess
+        if not self.inside:
+            return f"{modality} in float32, normalised by mean {own.mean}, std {own.std}; 0 where nothing was measured"
+        if self.dtype == torch.uint8:
+            return f"{modality} in uint8, 0 … 255; the normalisation is inside"
+        if own.colours:
+            low, high = colour_range(own)
+            return f"{modality} in float32, from {low:.3g} to {high:.3g}; the normalisation is inside"
+        unit = None if own.scale is None else own.scale.unit
+        marks = "NaN"
+        what = "values as the training read them"
+        if unit is not None:
+            marks, what = "0 or NaN", "the stored values, of no unit"
+        if own.scale is not None and own.scale.metres is not None:
+            marks, what = "0 or NaN", "metres"
+            if unit == "mm":
+                marks, what = "0, 65.535 or NaN", "metres (stored millimetres / 1000)"
+        if modality in MODALITIES:
+            what = f"as contrastill.MODALITIES[{modality!r}].function makes it of {MODALITIES[modality].of}"
+        return f"{modality} in float32, {what}, {marks} where nothing was measured; the normalisation is inside"
+
     def __call__(self, images: Tensor) -> Tensor:
         """Make the file's input of images (B, C, H', W') as a data set hands them out: (B, C, H, W), of their own size
         where any is taken.
 
         Raises:
-            UsageError: The file does the preprocessing, and the images are not uint8.
+            UsageError: The file does the preprocessing, on uint8 colours, and the images are not uint8.
         """
         if not self.inside:
             resolution = None if self.any_size else self.shape[1:]
             return replace(self.preprocess, resolution=resolution)(images).contiguous()
-        if images.dtype != torch.uint8:
+        if self.dtype == torch.float32:
+            if not self.preprocess.colours:
+                images = stored_depth(images, self.preprocess.scale)
+            images = images / 255 if self.preprocess.colours and images.dtype == torch.uint8 else images.float()
+        elif images.dtype != torch.uint8:
             raise UsageError(
-                f"the preprocessing can be inside the file for uint8 images only, and these are {images.dtype}: "
-                "leave out --with-preprocess"
+                "the preprocessing can be inside the file of this network for colours in uint8 only, and these are "
+                f"{images.dtype}: leave out --with-preprocess"
             )
         return images.contiguous() if self.any_size else resized(images, self.shape[1:]).contiguous()
+
+
+def _takes_bytes(preprocess: Preprocess) -> bool:
+    """Whether images are given in uint8: colours, as far as the network takes them and its training had them so."""
+    scale = preprocess.scale
+    floats = scale is not None and (scale.kind == FLOATS or not scale.in_unit_range)
+    return preprocess.colours and not floats and max(preprocess.mean) <= 1
+
+
+def colour_range(preprocess: Preprocess) -> tuple[float, float]:
+    """Lowest and highest of the colours that a network takes in floats."""
+    scale = preprocess.scale
+    if scale is not None and scale.low is not None and scale.high is not None and not scale.in_unit_range:
+        return scale.low, scale.high
+    return 0.0, 1.0 if max(preprocess.mean) <= 1 else 255.0
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:

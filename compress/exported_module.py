@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..core.input_values import stored_depth
 from ..core.predicted_quantity import quantity_in_words
-from ..core.tapping import OUTPUT, answer, is_part
-from .exported import Takes, pair
+from ..core.preprocess import fitted
+from ..core.tapping import answer, answer_tap, is_part
+from .exported import Takes
 
 
 def exported_module(student: Any, takes: Takes) -> nn.Module:
@@ -21,9 +22,8 @@ def exported_module(student: Any, takes: Takes) -> nn.Module:
         student: With ``taps``.
         takes: What it is given.
     """
-    taps = student.taps
-    tap = taps.prediction if taps.dense else taps.logits or taps.embedding
-    answering = _Answer(student) if is_part(tap) or (taps.dense and tap != OUTPUT) else student
+    returns_more = answer_tap(student.taps) is not None or is_part(student.taps.embedding)
+    answering = _Answer(student) if returns_more else student
     module = nn.Sequential(_Preprocessing(takes), answering) if takes.inside else answering
     return module.eval().requires_grad_(False)
 
@@ -53,25 +53,21 @@ class _Answer(nn.Module):
 
 
 class _Preprocessing(nn.Module):
-    """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing
-    changes.
-    """
+    """Preprocess as a module, so that its numbers go into the file; values are not compared there."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, takes: Takes) -> None:
         super().__init__()
+        self.preprocess, self.dtype = takes.preprocess, takes.dtype
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
-        self.register_buffer("scale", 1 / ((255 if takes.preprocess.colours else 1) * std))
+        self.register_buffer("scale", 1 / ((255 if takes.dtype == torch.uint8 else 1) * std))
         self.register_buffer("shift", -mean / std)
-        own = pair(takes.preprocess.resolution)
-        self.resolution = own if own != takes.shape[1:] else None
 
     def forward(self, images: Tensor) -> Tensor:
-        images = torch.addcmul(self.shift, images.float(), self.scale)
-        return (
-            images
-            if self.resolution is None
-            else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
-        )
+        # torch's exported program runs on any dtype otherwise, on metres in whole millimetres too.
+        torch.ops.aten._assert_tensor_metadata(images, dtype=self.dtype)
+        own, whole = self.preprocess, images.dtype == torch.uint8
+        values = images.float() if own.colours else stored_depth(images, own.scale)
+        return fitted(torch.addcmul(self.shift, values, self.scale), own.resolution, whole=whole)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError
+from ..core.preprocess import Preprocess
 from .export import Export
 from .exported import INPUT, Takes, quiet, reason, require
 
@@ -33,6 +34,7 @@ def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tens
     """
     if export.format != "onnx":
         raise UsageError("8 bits are for ONNX files: export with format=onnx")
+    check_quantizable(export.takes.preprocess, inside=export.takes.inside)
     require("onnx", "onnxruntime")
     path = Path(path)
     try:
@@ -51,6 +53,19 @@ def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tens
     except Exception as error:  # the quantiser raises what it likes
         raise ContrastillError(f"{export.path} cannot be quantised: {reason(error)}") from error
     return path.stat().st_size
+
+
+def check_quantizable(preprocess: Preprocess, *, inside: bool) -> None:
+    """Refuse a file whose input may hold what was not measured: 8 bits have no NaN.
+
+    Raises:
+        UsageError: The message says what to leave out.
+    """
+    if inside and not preprocess.colours:
+        raise UsageError(
+            "8 bits have no NaN for what was not measured, which a file of this modality with the preprocessing inside "
+            "takes: leave out --with-preprocess, or --int8"
+        )
 
 
 def _reader(takes: Takes, batches: Iterable[Tensor]) -> Any:

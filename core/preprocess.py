@@ -134,17 +134,28 @@ class Preprocess:
         else:
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
             images = _scaled(images, scale, shift)
-        size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
-        if size is not None and tuple(images.shape[2:]) == tuple(size):
-            size = None
-        # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
-        if whole:
-            return images if size is None else _interpolated(images, size)
-        values = torch.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
-        if size is None:
-            return values
-        measured = _interpolated(images.isfinite().float(), size)
-        return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
+        return fitted(images, self.resolution, whole=whole)
+
+
+def fitted(images: Tensor, resolution: int | tuple[int, int] | None, *, whole: bool) -> Tensor:
+    """Normalised images at a resolution, 0 where nothing was measured, which has no part in its neighbours.
+
+    Args:
+        images: (B, C, H, W) float32, NaN where nothing was measured.
+        resolution: Of a :class:`Preprocess`.
+        whole: Whether all was measured.
+    """
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if size is not None and tuple(images.shape[2:]) == tuple(size):
+        size = None
+    # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
+    if whole:
+        return images if size is None else _interpolated(images, size)
+    values = torch.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
+    if size is None:
+        return values
+    measured = _interpolated(images.isfinite().float(), size)
+    return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
 
 
 def _precision(module: nn.Module) -> torch.dtype:

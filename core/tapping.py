@@ -153,20 +153,37 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
 
 
 def answer(module: nn.Module, images: Tensor) -> Tensor:
-    """The logits (B, C) of a module with ``taps``; of one without logits its prediction (B, C, H, W), or embedding."""
+    """What a module with ``taps`` answers, as it was trained and is evaluated: its logits (B, C); of one without logits
+    its prediction (B, C, H, W), or embedding.
+
+    Raises:
+        UsageError: It returns no tensor, and its taps name none.
+        ContrastillError: The tapped module did not run, ran twice, or its tensor was changed in place afterwards.
+    """
     taps: Any = getattr(module, "taps", None)
-    if getattr(taps, "dense", False) and taps.prediction != OUTPUT:
-        with Tapping(module, [taps.prediction], type(module).__name__) as tapped:
-            tapped.run(images)
-        return tapped[taps.prediction]
-    output = call(module, images)
+    if (name := answer_tap(taps)) is not None:
+        return read_tap(module, name, images)
+    embedding = getattr(taps, "embedding", None)
+    output = call(module, images, [embedding] if is_part(embedding) else [])
     if isinstance(output, Tensor):
         return output
-    parts = (getattr(taps, part, None) for part in ("logits", "embedding"))
-    name = next((tap for tap in parts if is_part(tap)), None)
-    if name is None:
+    if not is_part(embedding):
         raise UsageError(f"{type(module).__name__} returns {described(output)}: name its logits with taps")
-    return part_of(output, name.removeprefix(OUTPUT), type(module).__name__)
+    return part_of(output, embedding.removeprefix(OUTPUT), type(module).__name__)
+
+
+def read_tap(module: nn.Module, name: str, images: Tensor) -> Tensor:
+    """What one tap gives in a forward pass, raising as :class:`Tapping` does."""
+    with Tapping(module, [name], type(module).__name__) as tapped:
+        tapped.run(images)
+    tapped.check()
+    return tapped[name]
+
+
+def answer_tap(taps: Any) -> str | None:
+    """The tap that gives a module's answer; None where that is what the module itself returns."""
+    tap = getattr(taps, "prediction" if getattr(taps, "dense", False) else "logits", None)
+    return tap if isinstance(tap, str) and tap != OUTPUT else None
 
 
 def is_part(tap: object) -> bool:

@@ -16,7 +16,7 @@ from ..core.loaded_network import as_network
 from ..core.representation import Network, Taps
 from ..core.tapping import Tapping
 from ..core.torch_settings import own_settings
-from ..models.build import load_student
+from ..models.build import plain_student
 from ..objectives.maps import resize_map
 from .adaptors import ADAPTORS, Adaptor, load_adaptors
 
@@ -128,7 +128,7 @@ def in_teacher_space(run: str | os.PathLike, teacher: int = 0, *, map_size: Size
             labels = head(answer.maps[0]).argmax(1)           # what took the teacher's map
             classes = classifier(answer.embedding).argmax(1)  # what took the teacher's embedding
     """
-    student = as_network(load_student(run))
+    student = as_network(plain_student(run))
     network = InTeacherSpace(student, adaptor_of(run, teacher), map_size=map_size)
     network.freeze(check_every_batch=True)
     return network

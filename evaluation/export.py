@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compress.export import FORMATS, Export, export_student
+from ..compress.quantize import check_quantizable
 from ..core.arguments import Positive, checked
 from ..core.config.loading import load_config
 from ..core.errors import UsageError, unknown_name
@@ -15,7 +16,7 @@ from ..core.generators import own_generators
 from ..core.run import Run
 from ..core.run_names import no_run
 from ..core.torch_settings import own_settings
-from ..models.build import load_student
+from ..models.build import plain_student
 from ..training.networks import check_other_data
 from ..training.processes import parting
 from .cost import data_size
@@ -56,7 +57,7 @@ class ExportResult:
             "opset": export.opset,
             "input": {
                 "shape": takes.dims,
-                "dtype": "uint8" if takes.inside else "float32",
+                "dtype": str(takes.dtype).removeprefix("torch."),
             },
             "output": export.output,
             "mean": takes.preprocess.mean,
@@ -71,14 +72,11 @@ class ExportResult:
         export, takes = self.export, self.export.takes
         opset = f", opset {export.opset}" if export.opset else ""
         shape = ", ".join(map(str, takes.dims))
-        mean, std = takes.preprocess.mean, takes.preprocess.std
-        dtype = "uint8" if takes.inside else f"float32, normalised by mean {mean}, std {std}"
         lines = [
             f"written: {export.path} ({export.bytes / 1e6:.2f} MB, {export.format}{opset})",
-            f"input: images ({shape}) {dtype}",
+            f"input: images ({shape}) {str(takes.dtype).removeprefix('torch.')}",
+            f"its images are {takes.described(export.modality)}",
         ]
-        if export.modality != "rgb":
-            lines.append(f"its images are {export.modality}, as a training derives or reads it")
         if export.output == "prediction":
             lines.append(_prediction_line(export))
         if export.difference is None:
@@ -139,7 +137,8 @@ def export_run(
         format: ``onnx``, or ``torch`` for an ``ExportedProgram``.
         opset: Version of ONNX's operators; None: the exporter's choice.
         dynamic: Whether batches may have any length; else one image at a time.
-        with_preprocess: Whether the file takes uint8 images, with normalisation and resizing inside.
+        with_preprocess: Whether the file takes images as they are, with normalisation and resizing inside: colours in
+            uint8, other modalities in float32 in the unit of the training.
         int8: Whether to write a second file of 8 bits too, calibrated on training images, and measure the accuracy of
             both, or their mIoU.
         data: ``NAME:PATH[,key=value…]`` for check and calibration; None: the run's own.
@@ -163,17 +162,14 @@ def export_run(
     images = samples.first(_CHECKED) if check or int8 else None
     if images is not None and data is not None:
         check_other_data(network_named(run).build(0, seed=0).network, str(run), samples.needed("test"))
-    if with_preprocess and images is None and modality != "rgb":
-        raise UsageError(
-            f"--with-preprocess is for uint8 images, and without its data it is not known whether {modality} is "
-            "such: give --data, or leave it out"
-        )
     if int8:
         samples.check_classes(run)
         splits = {name: samples.needed(name) for name in ("test", "train")}
         if data is None and (replaced := replaced_data(folder, config, config.data, splits)):
             print_message(replaced)
-    student: Any = load_student(folder.path)
+    student: Any = plain_student(folder.path)
+    if int8:
+        check_quantizable(student.preprocess, inside=with_preprocess)
     own = student.preprocess.resolution
     sides: int | tuple[int, int] | None = size
     # One that answers for each position takes any size where it has none of its own.

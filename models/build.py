@@ -23,6 +23,7 @@ from ..core.predicted_quantity import KEY as QUANTITY
 from ..core.predicted_quantity import quantity_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
+from ..core.tapping import answer_tap, is_part
 from ..core.torch_settings import own_settings
 from ..core.weights import (
     classes_in,
@@ -254,7 +255,7 @@ def with_answer(recipe: dict[str, Any], module: nn.Module) -> dict[str, Any]:
     """A recipe with what a module answers now, where it has the shape of what it takes, see :func:`record_shape`."""
     if ANSWER not in recipe:
         return recipe
-    answer = recorded(module, tuple(recipe[ANSWER]["shape"]))
+    answer = recorded(module, tuple(recipe[ANSWER]["shape"]), answer_tap(Taps(**recipe["taps"])))
     others = {key: value for key, value in recipe.items() if key != ANSWER}
     return others if answer is None else {**others, ANSWER: answer}
 
@@ -276,7 +277,8 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     (B, C, H, W): channel c is class c + 1 of the label maps; ``module.trained_for`` says, to a training that it is
     handed to as teacher, how its answers are
     read. A network that returns a dict, as torchvision's segmenters do, returns it here too:
-    ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
+    ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone;
+    where a tap names a module, a line says so.
     ``torch.export.export`` and ``torch.jit.trace`` take it; ``torch.jit.script`` does not compile such classes.
 
     Args:
@@ -289,6 +291,20 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
             another.
         ContrastillError: The file is damaged, or was not written by a run.
     """
+    loaded = plain_student(run, module)
+    tap = answer_tap(getattr(loaded, "taps", None))
+    if tap is not None and not is_part(tap):
+        log.warning(
+            "%s was trained by what %s gives, and its own forward may return something else: contrastill.Student and "
+            "exported files answer as it was trained",
+            type(loaded).__name__,
+            tap,
+        )
+    return loaded
+
+
+def plain_student(run: str | os.PathLike, module: nn.Module | None = None) -> nn.Module:
+    """:func:`load_student` for who reads a student by its taps."""
     path = find_weights(run)
     recipe = read_recipe(path)
     if recipe is None:

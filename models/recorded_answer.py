@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.registry import PYTHON_PREFIX
 from ..core.run_weights import is_same_answer
-from ..core.tapping import call
+from ..core.tapping import call, read_tap
 from ..core.user_code import LIBRARIES
 
 log = logging.getLogger(__name__)
@@ -24,16 +24,19 @@ KEY = "answer"
 _VALUES = 16
 
 
-def recorded(module: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any] | None:
-    """A few values of what a module returns of two random images, as a recipe holds them; None where it returns no
+def recorded(module: nn.Module, shape: tuple[int, int, int], tap: str | None = None) -> dict[str, Any] | None:
+    """A few values of what a module answers to two random images, as a recipe holds them; None where that is no
     tensor, or other values each time.
 
     Args:
         module: Stays as it is.
         shape: (C, H, W) of an image.
+        tap: That gives its answer, see :func:`~contrastill.core.tapping.answer_tap`; None: what it returns.
     """
-    values, again = _answer(module, shape), _answer(module, shape, seed=1)
-    return {"shape": [*shape], "values": values} if values is not None and values == again else None
+    values, again = _answer(module, shape, tap), _answer(module, shape, tap, seed=1)
+    if values is None or values != again:
+        return None
+    return {"shape": [*shape], "values": values} | ({} if tap is None else {"tap": tap})
 
 
 def is_of_a_user(module: nn.Module, builder: object) -> bool:
@@ -69,17 +72,17 @@ def answers_otherwise(module: nn.Module, recipe: Mapping[str, Any]) -> bool:
     """
     if (answer := recipe.get(KEY)) is None:
         return False
-    return not is_same_answer(_answer(module, tuple(answer["shape"])), answer["values"])
+    return not is_same_answer(_answer(module, tuple(answer["shape"]), answer.get("tap")), answer["values"])
 
 
-def _answer(module: nn.Module, shape: tuple[int, ...], seed: int = 0) -> list[float] | None:
+def _answer(module: nn.Module, shape: tuple[int, ...], tap: str | None, seed: int = 0) -> list[float] | None:
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     try:
         # A copy, as a forward pass may change what the module keeps.
         module = copy.deepcopy(module).cpu().float().eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            output = call(module, images)
+            output: Any = call(module, images) if tap is None else read_tap(module, tap, images)
     except Exception:  # a user's own code may raise anything, and will where the module is used
         return None
     if isinstance(output, Mapping):

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..core.errors import UsageError
 from ..core.outputs import part_of
 from ..core.representation import Preprocess, Taps
-from ..core.tapping import OUTPUT, call, is_part
+from ..core.tapping import OUTPUT, call, is_part, read_tap
 from .library import Trace
 from .module_outputs import output_paths, prediction_tap, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
@@ -129,6 +129,10 @@ class UserModule:
                 self.classifiers = ()
         elif isinstance(last, nn.Linear):
             self.num_logits = last.out_features
+        if taps.logits is not None and not is_part(taps.logits):
+            images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad(), torch.random.fork_rng():
+                self.num_logits = read_tap(self().eval(), taps.logits, images).shape[-1]
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
 
     def _answer_for_each_position(self, taps: Taps, trace: Trace, shape: tuple[int, int, int]) -> None:

@@ -16,6 +16,7 @@ from ..core.preprocess import Preprocess
 from ..core.registry import OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.representation import Network
 from ..core.run_weights import InitialWeights
+from ..core.tapping import answer_tap
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
 from ..models import recorded_answer
@@ -172,7 +173,8 @@ def initial_weights(
         channels, *sides = batch()[network.modality].shape[1:]
         size = network.preprocess.resolution or sides
         height, width = (size, size) if isinstance(size, int) else size
-        return (recorded_answer.recorded(network.module, (channels, height, width)) or {}).get("values")
+        made = recorded_answer.recorded(network.module, (channels, height, width), answer_tap(network.taps))
+        return (made or {}).get("values")
 
     keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
     return {

@@ -62,7 +62,8 @@ class Takes:
         """
         own = self.preprocess
         if not self.inside:
-            return f"{modality} in float32, normalised by mean {own.mean}, std {own.std}; 0 where nothing was measured"
+            marks = "" if own.colours else "; 0 where nothing was measured"
+            return f"{modality} in float32, normalised by mean {own.mean}, std {own.std}{marks}"
         if self.dtype == torch.uint8:
             return f"{modality} in uint8, 0 … 255; the normalisation is inside"
         if own.colours:

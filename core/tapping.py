@@ -163,7 +163,7 @@ def answer(module: nn.Module, images: Tensor) -> Tensor:
     taps: Any = getattr(module, "taps", None)
     if (name := answer_tap(taps)) is not None:
         return read_tap(module, name, images)
-    embedding = getattr(taps, "embedding", None)
+    embedding: Any = getattr(taps, "embedding", None)
     output = call(module, images, [embedding] if is_part(embedding) else [])
     if isinstance(output, Tensor):
         return output

@@ -225,7 +225,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
             module = inner
         elif isinstance(module, _WRAPPERS) or type(module).__module__ == "timm.utils.model_ema":
-            module = module.module
+            module = module.get_submodule("module")
         else:
             return module
 

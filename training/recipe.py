@@ -41,6 +41,9 @@ FULL_DOUBT = 0.02
 WEIGHTED_SAMPLES = 200_000
 
 
+# Rates of optimisers whose steps have a length of their own, for batches of 64.
+ADAM, ADAM_OF_MAPS = 1e-3, 2e-3
+
 # Optimisers whose steps are as long as the gradient.
 _SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
 
@@ -203,8 +206,9 @@ def default_training(
         {'epochs': 10, 'schedule': 'cosine', 'warmup_epochs': 0.5, 'lr': 0.2}
     """
     epochs = epochs or default_epochs(num_samples)
+    of_steps = ADAM_OF_MAPS if maps else ADAM
     rate = (
-        (0.1 if optimizer.removeprefix("timm/") in _SGD else 1e-3)
+        (0.1 if optimizer.removeprefix("timm/") in _SGD else of_steps)
         * math.sqrt(batch_size / 64)
         * (0.1 if pretrained else 1)
     )

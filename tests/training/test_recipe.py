@@ -127,6 +127,10 @@ def test_length_follows_from_the_number_of_samples():
         ({"num_samples": 50_000, "teachers": 6}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
         ({"num_samples": 1_281_167}, {"epochs": 20, "warmup_epochs": 1, "lr": 0.1}),
         ({"num_samples": 800, "maps": True}, {"epochs": 240, "warmup_epochs": 12, "lr": 0.1, "views": 25}),
+        (
+            {"num_samples": 800, "optimizer": "adamw", "maps": True},
+            {"epochs": 240, "warmup_epochs": 12, "lr": 0.002, "views": 25},
+        ),
         ({"num_samples": 10_001, "maps": True}, {"epochs": 240, "warmup_epochs": 12, "lr": 0.1}),
     ],
 )

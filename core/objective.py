@@ -108,7 +108,8 @@ class Objective(SetArguments):
         takes_probabilities: Whether it compares a prediction's values as they are, so that they need not be logits.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
-        least_samples: The fewest samples of a batch that it can compare with each other; with fewer its loss is 0.
+        least_samples: The fewest samples of a batch that it can compare with each other; with fewer, that part of its
+            loss is 0.
         channels: (student's, teacher's) channels that it was built for: of each of ``pairs``, or of its ``pair``, then
             of the embeddings it reads; empty where any will do.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.

@@ -26,13 +26,14 @@ from .io.packed_classes import read_classes
 from .io.packed_splits import group_names, joined_groups, keep_labels, lacks_labels, unread_fields
 from .io.value_range import check_unit_range
 from .io.values import (
+    AUTO,
     NEGATIVE_MARKS,
     NO_LABEL,
     RGB,
     VECTORS_HELP,
-    VOID,
     VOID_HELP,
     LabelRule,
+    Void,
     check_vectors,
     number_kind,
     vectors_among,
@@ -104,7 +105,7 @@ class Packed:
             "semantic_classes",
             description="attribute of the file that names the values of the label maps, from 0, which is unlabelled",
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
+        void: Void = Field(AUTO, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
         depth_unit: Unit | None = Field(
             None,
@@ -149,9 +150,8 @@ class Packed:
                 for modality, name in options.fields.items()
             }
             for modality, name in options.fields.items():
-                void = {LABELS: (0, *NEGATIVE_MARKS, self.options.void), "depth": (0, *NEGATIVE_MARKS)}.get(
-                    modality, ()
-                )
+                marks: tuple[int | None, ...] = (0, *NEGATIVE_MARKS)
+                void = {LABELS: (*marks, LabelRule.of(options.void).void), "depth": marks}.get(modality, ())
                 check_coding(group[name], location(group, name), [value for value in void if value is not None])
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
             labels, num_classes, classes = Labels(None, None), None, None
@@ -286,9 +286,9 @@ class Packed:
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
         """Which labels are void: by the options, the file, or the labels of all splits."""
-        explicit = "void" in self.options.model_fields_set
+        explicit = self.options.void != AUTO
         if not explicit and file.attrs.get("void") == "none":
-            return LabelRule.of(None, True, names)
+            return LabelRule.of(None, names)
         seen = 0
         if not explicit and names is None:
             for key in (name for each in self.options.splits for name in group_names(self.options.splits, each)):
@@ -296,7 +296,7 @@ class Packed:
                 if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
                     pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))
                     seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
-        return LabelRule.of(self.options.void, explicit, names, seen)
+        return LabelRule.of(self.options.void, names, seen)
 
     def _images(
         self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool

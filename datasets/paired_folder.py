@@ -104,9 +104,7 @@ class PairedFolder:
         options = self.options
         where, files = self._list(split)
         names = self._class_names() if LABELS in files else None
-        reader = FolderReader(
-            where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names), options.channel
-        )
+        reader = FolderReader(where, files, LabelRule.of(options.void, names), options.channel)
         count = len(next(iter(files.values())))
         opened = open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
         if options.decoded_cache is not None:
@@ -186,7 +184,7 @@ class PairedFolder:
                 # What they are in training they are in the test split.
                 of_train = modalities_of_folders(train).get(LABELS)
                 maps = where / folders[LABELS] if of_train is None else train / of_train
-                name = label_modality(maps, self.options.channel, self.options.void)
+                name = label_modality(maps, self.options.channel, LabelRule.of(self.options.void).void)
                 folders = {name if modality == LABELS else modality: folder for modality, folder in folders.items()}
         if not self.options.folders and len(folders) < 2:
             empty = [name for name in folders_in(where) if name not in folders.values()]

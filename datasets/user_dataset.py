@@ -26,10 +26,11 @@ from .io.shared_samples import warn_of_shared_samples
 from .io.user_samples import UserSamples, drawing_from
 from .io.value_range import share_range
 from .io.values import (
+    AUTO,
     UNSIGNED_16,
-    VOID,
     VOID_HELP,
     LabelRule,
+    Void,
     batch_values,
     check_vectors,
     vectors_among,
@@ -68,7 +69,7 @@ class UserDataset:
         model_config = ConfigDict(extra="forbid")
 
         workers: int = Field(0, ge=0, description="processes that read; 0: the training's own", json_schema_extra=PLACE)
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
+        void: Void = Field(AUTO, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(
             None,
             description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by "
@@ -186,7 +187,7 @@ class _OpenedDataset:
     def _labels(self) -> LabelRule:
         """Which labels of label maps are void, the same in both splits."""
         seen = max(part.highest_label() for part in self._parts)
-        return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
+        return LabelRule.of(self._options.void, seen=seen)
 
 
 def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSamples) -> Tensor:

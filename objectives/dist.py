@@ -76,8 +76,10 @@ class DIST(Objective):
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         _check_intra(self.gamma, student.require_logits().shape[1])
         ours, theirs = (log_probabilities(side.require_logits(), self.temperature).exp() for side in (student, teacher))
-        inter, intra = pearson_distance(ours, theirs), pearson_distance(ours.T, theirs.T)
-        return (self.beta * inter + self.gamma * intra) * self.temperature**2
+        loss = self.beta * pearson_distance(ours, theirs)
+        if len(ours) > 1:  # a last batch of one sample has nothing to correlate over
+            loss = loss + self.gamma * pearson_distance(ours.T, theirs.T)
+        return loss * self.temperature**2
 
 
 def _check_intra(gamma: float, classes: int | None) -> None:

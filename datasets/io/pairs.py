@@ -16,7 +16,7 @@ from .camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .file_loader import default_workers
 from .file_splits import PairSplit
 from .joint_views import JointViews
-from .values import VECTORS_HELP, VOID, VOID_HELP, check_vectors, number_kind, vectors_among
+from .values import AUTO, VECTORS_HELP, VOID_HELP, Void, check_vectors, number_kind, vectors_among
 from .view_options import ViewOptions
 
 # Frames that are read when a split is opened, evenly spaced over it.
@@ -35,7 +35,7 @@ class PairOptions(ViewOptions):
     intrinsics: tuple[float, float, float, float] | None = Field(
         None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
     )
-    void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
+    void: Void = Field(AUTO, description=VOID_HELP, json_schema_extra=RESUMABLE)
     vectors: list[str] | None = Field(None, description=VECTORS_HELP)
 
 

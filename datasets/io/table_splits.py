@@ -129,7 +129,7 @@ class TableSplits:
                 ", ".join(self.columns.values()),
                 ", ".join(self.columns),
             )
-        reader = ArrowReader(contents, LabelRule.of(options.void, "void" in options.model_fields_set, None))
+        reader = ArrowReader(contents, LabelRule.of(options.void))
         return open_pairs(
             reader,
             len(rows),

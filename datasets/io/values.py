@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ...core.classes import check_highest_class
@@ -36,7 +37,10 @@ VECTORS_HELP = (
     "and unsigned integers are read as −1 … 1; "
     f"null: those called {', '.join(VECTORS)}; []: none"
 )
-VOID_HELP = "void label beside 0, −1 and −100; null: none; by default 255, unless there are more classes than that"
+AUTO = "auto"
+Void = Annotated[int, Field(ge=0)] | Literal["auto"] | None
+"""A value of ``data.void``."""
+VOID_HELP = "void label beside 0, −1 and −100; null: none; auto: 255, unless there are more classes than that"
 
 
 def dtype_name(dtype: Any) -> str:
@@ -168,12 +172,11 @@ class LabelRule:
     assumed: bool = False
 
     @classmethod
-    def of(cls, void: int | None, explicit: bool, names: Sequence[str] | None, seen: int = 0) -> LabelRule:
+    def of(cls, void: Void, names: Sequence[str] | None = None, seen: int = 0) -> LabelRule:
         """The rule of a data set.
 
         Args:
             void: The option.
-            explicit: Whether the user set it.
             names: Of the values, from 0; None: not known.
             seen: The highest label that is known to occur.
 
@@ -183,9 +186,9 @@ class LabelRule:
         highest = None if names is None else len(names) - 1
         if void is None:
             return cls(None, highest)
-        if not explicit:
-            is_class = (highest if highest is not None else seen) > void or (highest is not None and highest >= void)
-            return cls(None if is_class else void, highest, assumed=not is_class)
+        if void == "auto":
+            is_class = (highest if highest is not None else seen) > VOID or (highest is not None and highest >= VOID)
+            return cls(None if is_class else VOID, highest, assumed=not is_class)
         if names is not None and 0 < void < len(names):
             raise UsageError(
                 f"data.void={void} is the class {names[void]}: void is a label that stands for none, or null"

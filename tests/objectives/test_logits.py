@@ -218,6 +218,16 @@ def test_dist_correlates_rare_classes_too_and_nothing_that_is_constant():
     assert not same.grad.any()
 
 
+def test_dist_of_a_last_batch_of_one_sample_has_no_part_over_the_batch():
+    student, teacher = (side.detach()[:1] for side in pair())
+    loss = built("dist", temperature=1.0)
+    assert loss(outputs(student), outputs(student), {}).item() == pytest.approx(0, abs=1e-6)
+    alone = built("dist", gamma=0.0, temperature=1.0)
+    assert loss(outputs(student), outputs(teacher), {}).item() == pytest.approx(
+        alone(outputs(student), outputs(teacher), {}).item()
+    )
+
+
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("options", [{}, {"temperatures": (1.0, 4.0)}])
 def test_mlkd_is_the_naive_one(size, options):

@@ -2,6 +2,7 @@
 disagree.
 """
 
+import json
 import logging
 
 import h5py
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import contrastill
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Representation
@@ -20,6 +22,7 @@ from contrastill.datasets.io import pack
 from contrastill.datasets.io.split_agreement import check_splits
 from contrastill.datasets.user_dataset import UserDataset
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss
+from contrastill.training.data import open_splits
 
 N, H, W = 12, 6, 8
 
@@ -226,6 +229,25 @@ def test_a_packed_copy_does_not_lose_the_class_255(tmp_path):
     dataset = DATASETS["packed"]
     copy = dataset(dataset.Options(path=str(tmp_path / "copy.h5"), fields={"rgb": "rgb", "semantics": "semantics"}))
     assert np.array_equal(batches(copy)["semantics"][:, 0].numpy(), maps)
+
+
+@pytest.mark.parametrize(
+    ("highest", "void", "stays"), [(300, None, True), (254, None, False), (300, "255", False), (254, "null", True)]
+)
+def test_a_run_reads_255_as_a_split_that_is_opened_alone_does(highest, void, stays, tmp_path):
+    """A run's section holds every default, so that whether somebody set a key is not to be seen there."""
+    maps = np.random.default_rng(0).integers(1, highest + 1, (N, H, W)).astype(np.uint16)
+    maps[:, 0, :2] = 255, highest
+    label_maps("packed", tmp_path, maps)
+    lines = [] if void is None else [f"data.void={void}"]
+    lines += ["data.name=packed", f"data.path={tmp_path / 'set.h5'}", "data.splits={train: train, test: null}"]
+    lines += ["data.fields={rgb: rgb, semantics: semantics}"]
+    config = load_config("teachers/cifar100", lines)
+    again = load_config("teachers/cifar100", ["data=" + json.dumps(config.data.model_dump(mode="json"))])
+    for data in (config.data, again.data):
+        split = open_splits(data)["train"]
+        seen = next(iter(split.loader(batch_size=N, device="cpu", train=False).epoch(0)))["semantics"][:, 0]
+        assert np.array_equal(seen.numpy(), maps if stays else np.where(maps == 255, 0, maps))
 
 
 def test_the_loss_leaves_out_what_is_no_label():

@@ -37,7 +37,7 @@ VECTORS_HELP = (
     "and unsigned integers are read as −1 … 1; "
     f"null: those called {', '.join(VECTORS)}; []: none"
 )
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 Void = Annotated[int, Field(ge=0)] | Literal["auto"] | None
 """A value of ``data.void``."""
 VOID_HELP = "void label beside 0, −1 and −100; null: none; auto: 255, unless there are more classes than that"
@@ -186,7 +186,7 @@ class LabelRule:
         highest = None if names is None else len(names) - 1
         if void is None:
             return cls(None, highest)
-        if void == "auto":
+        if void == AUTO:
             is_class = (highest if highest is not None else seen) > VOID or (highest is not None and highest >= VOID)
             return cls(None if is_class else VOID, highest, assumed=not is_class)
         if names is not None and 0 < void < len(names):

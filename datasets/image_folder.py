@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -32,6 +31,7 @@ from .io.folders import (
 from .io.images import IMAGE_SUFFIXES, warn_of_files
 from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .io.modality_folders import Layout, are_all_modalities, layout_of
+from .io.unnamed_splits import check_no_splits
 from .io.view_options import FileOptions
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class ImageFolder:
 
     Raises:
         UsageError: No such folder, no images, a class without any, a class that only the test split has, folders that
-            seem to be splits under other names.
+            seem to be splits under other names, unless ``folders_are_classes``.
     """
 
     class Options(FileOptions):
@@ -61,6 +61,10 @@ class ImageFolder:
             le=1,
             description="share of the images held out for testing where there are no folders train and test; 1: all, "
             "for an evaluation",
+        )
+        folders_are_classes: bool = Field(
+            False,
+            description="folders that are called as splits are, or that all hold the same folders, are classes",
         )
 
     def __init__(self, options: Options) -> None:
@@ -139,7 +143,8 @@ class ImageFolder:
                 "read it with data.name=paired_folder, or call the folders otherwise"
             )
         if not prepared:
-            _check_no_splits(self.root, classes)
+            if not self.options.folders_are_classes:
+                check_no_splits(self.root, classes)
             return classes, self._hash_split(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(class_folders(where).keys() - {*classes})
@@ -207,33 +212,6 @@ def _loose_images(where: Path) -> list[str]:
             for entry in entries
             if entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
         )
-
-
-def _check_no_splits(root: Path, classes: list[str]) -> None:
-    """Refuse folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
-    splits: they would be classes.
-
-    Raises:
-        UsageError: There are some.
-    """
-    # What is left of a name without the word of a split -> the name, of training splits and of the others.
-    left: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
-    for split, groups in SPLITS.items():
-        words = {word for group in groups for word in group}
-        for name in classes:
-            parts = re.split("([a-z]+)", name.lower())
-            for place in (place for place, part in enumerate(parts) if part in words):
-                left[split]["".join((*parts[:place], "*", *parts[place + 1 :]))] = name
-    for rest, train in left["train"].items():
-        if rest in left["test"]:
-            raise UsageError(
-                f"{root} has folders {train} and {left['test'][rest]}, which are splits rather than classes: call "
-                "them train and test"
-            )
-    # A few say enough: a folder may have thousands.
-    for name in classes[:8]:
-        if split_folders(root / name, "train") and split_folders(root / name, "test"):
-            raise UsageError(f"{root / name} holds splits, so it is no class: set data.path={root / name}")
 
 
 def class_folders(root: Path) -> dict[str, Path]:

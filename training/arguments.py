@@ -33,7 +33,7 @@ from ..models.module_facts import module_classes, module_parts, module_training
 from ..models.recipe import read_recipe
 from ..models.transformers_taps import class_names
 from ..models.user_module import UserModule, unwrapped
-from .loader_arguments import AS_DATASET, dataset_of, holds_samples
+from .loader_arguments import AS_DATASET, batches_of, dataset_of, holds_samples
 from .modality_scale import check_modality_of_module
 from .module_preprocess import module_preprocess
 from .student import Student
@@ -111,8 +111,7 @@ class ArgumentResolver:
                 raise UsageError(f"data is {whose}a {kind}: {AS_DATASET}")
         options: dict[str, Any] = {}
         if isinstance(pair[0], DataLoader):
-            options = {"workers": pair[0].num_workers}
-            self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
+            options, self.train = {"workers": pair[0].num_workers}, batches_of(pair[0])
         train, test = (dataset_of(one, training=place == 0) for place, one in enumerate(pair))
         if has_stored_pictures(train) and (test is None or has_stored_pictures(test)):
             splits = {"train": train} if test is None else {"train": train, "test": test}

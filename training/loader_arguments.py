@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ def dataset_of(argument: Any, *, training: bool) -> Any:
     if not isinstance(argument.dataset, IterableDataset):
         if problem := _not_kept(argument, training):
             raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
-        if training and type(argument.sampler) is SequentialSampler:
+        batches = argument.batch_sampler
+        if training and isinstance(batches, BatchSampler) and isinstance(batches.sampler, SequentialSampler):
             log.warning(
                 "the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew "
                 "in each epoch, by its seed"
@@ -61,19 +62,33 @@ def holds_samples(value: Any) -> bool:
     return not setting and hasattr(value, "__getitem__") and hasattr(value, "__len__")
 
 
+def batches_of(loader: DataLoader) -> dict[str, Any]:
+    """The settings of ``train`` that a DataLoader has, of its own or of its ``batch_sampler``."""
+    sampler = loader.batch_sampler
+    if not isinstance(sampler, BatchSampler):
+        return {}
+    return {"batch_size": sampler.batch_size} | ({"drop_last": True} if sampler.drop_last else {})
+
+
 def _not_kept(loader: DataLoader, training: bool) -> str:
     """What a DataLoader does that a training here would not; empty where there is nothing of the kind."""
-    sampler = loader.sampler
     if type(loader).__iter__ is not DataLoader.__iter__:
         return f"class {type(loader).__name__} hands out batches in a way of its own, which cannot be kept"
     if loader.batch_sampler is None:
         return "batch_size=None hands out what the dataset gives as whole batches, and samples are put together here"
     if type(loader.batch_sampler) is not BatchSampler:
         return f"{type(loader.batch_sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
+    # That of a DataLoader with a batch_sampler is another one, which nothing draws from.
+    sampler = loader.batch_sampler.sampler
     if type(sampler) not in (RandomSampler, SequentialSampler):
         return f"{type(sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
-    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
-        return "RandomSampler draws with replacement or another number of samples, and an epoch shows each sample once"
+    repeats = isinstance(sampler, RandomSampler) and sampler.replacement
+    dataset = loader.dataset
+    if repeats or (isinstance(sampler, Sized) and isinstance(dataset, Sized) and len(sampler) != len(dataset)):
+        return (
+            f"{type(sampler).__name__} draws with replacement or another number of samples than the dataset has, and "
+            "an epoch shows each sample once"
+        )
     if loader.collate_fn is not default_collate:
         name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
         return (
@@ -86,6 +101,6 @@ def _not_kept(loader: DataLoader, training: bool) -> str:
             f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any "
             "worker; let the dataset do it when it is first read"
         )
-    if loader.drop_last and not training:
+    if loader.batch_sampler.drop_last and not training:
         return "drop_last leaves test samples out, and all of them are tested here"
     return ""

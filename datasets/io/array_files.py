@@ -244,7 +244,8 @@ def _exr(path: Path, modality: str, channel: str | None = None) -> np.ndarray:
     if parts > 1:
         raise ContrastillError(f"{path} has {parts} parts: save the one that is meant in a file of its own")
     read = [
-        _in_display_window(path, pixels[name], *windows) for name in _channels(path, list(pixels), modality, channel)
+        _in_display_window(path, modality, pixels[name], *windows)
+        for name in _channels(path, list(pixels), modality, channel)
     ]
     return read[0] if len(read) == 1 else np.stack(read, -1)
 
@@ -275,7 +276,7 @@ def _channels(path: Path, names: Sequence[str], modality: str, asked: str | None
     return own
 
 
-def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: Sequence) -> np.ndarray:
+def _in_display_window(path: Path, modality: str, values: np.ndarray, data: Sequence, display: Sequence) -> np.ndarray:
     """The frame that partners have, of which a file may store a part, or more: NaN where nothing is stored.
 
     Args:
@@ -292,10 +293,11 @@ def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: 
     stored = values[rows[0] - top : max(rows[1] - top, 0), columns[0] - left : max(columns[1] - left, 0)]
     if stored.shape[:2] == (height, width):
         return stored
-    if values.dtype.kind != "f":
+    if modality == LABELS or values.dtype.kind != "f":
+        floats = "" if modality == LABELS else ", or floats"
         raise ContrastillError(
-            f"{path} stores a part of its frame, and its whole numbers cannot say which pixels are missing: save "
-            "the whole, or floats"
+            f"{path} stores a part of its frame (its data window does not cover its display window), and whole "
+            f"numbers cannot say which pixels are missing: save the whole as whole numbers{floats}"
         )
     frame = np.full((height, width, *values.shape[2:]), np.nan, values.dtype)
     frame[rows[0] - y : rows[0] - y + stored.shape[0], columns[0] - x : columns[0] - x + stored.shape[1]] = stored

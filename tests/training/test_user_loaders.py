@@ -75,6 +75,19 @@ def distilled(data, folder, **changes):
         (lambda: DataLoader(DATA, 4, shuffle=True, worker_init_fn=print), "worker_init_fn print cannot be kept"),
         (lambda: DataLoader(DATA, batch_sampler=Halves(SequentialSampler(DATA), 4, False)), "Halves cannot be kept"),
         (lambda: DataLoader(DATA, batch_sampler=[[0, 1], [2, 3]]), "list cannot be kept"),
+        (lambda: DataLoader(DATA, batch_sampler=BatchSampler(range(20), 4, False)), "range cannot be kept"),
+        (
+            lambda: DataLoader(DATA, batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * 20, 20), 4, False)),
+            "WeightedRandomSampler cannot be kept",
+        ),
+        (
+            lambda: DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(range(7)), 4, False)),
+            "SequentialSampler draws with replacement or another number",
+        ),
+        (
+            lambda: (DATA, DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(DATA), 4, True))),
+            "drop_last leaves test samples out",
+        ),
         (
             lambda: DataLoader(Whole(), batch_size=None),
             "batch_size=None hands out what the dataset gives as whole batches",
@@ -120,6 +133,18 @@ def test_batch_size_and_drop_last_are_kept_and_the_rest_changes_no_value(tmp_pat
     assert all(
         torch.equal(value, plain.student.state_dict()[name]) for name, value in result.student.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, SequentialSampler])
+def test_a_plain_batch_sampler_is_read_as_the_settings_that_it_has(sampler, tmp_path, caplog):
+    def loader(size, drop_last, order=sampler):
+        return DataLoader(DATA, batch_sampler=BatchSampler(order(DATA), size, drop_last))
+
+    with caplog.at_level(logging.WARNING):
+        result = distilled((loader(8, True), loader(3, False, SequentialSampler)), tmp_path / "run")
+    in_order = [record for record in caplog.records if "shuffle=False" in record.getMessage()]
+    assert len(in_order) == (sampler is SequentialSampler)
+    assert result.config.train.drop_last and result.config.train.batch_size == 8 and result.metrics["step"] == 2
 
 
 def test_an_order_that_a_training_does_not_keep_is_told(tmp_path, caplog):

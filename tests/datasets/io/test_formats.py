@@ -236,7 +236,7 @@ def test_exr_fills_its_display_window(tmp_path, dtype):
     exr = pytest.importorskip("OpenEXR")
     depth = np.arange(24).reshape(4, 6).astype(dtype)
 
-    def write(data, display, values, **header):
+    def write(data, display, values, modality="depth", **header):
         header = {
             "compression": exr.ZIP_COMPRESSION,
             "type": exr.scanlineimage,
@@ -245,7 +245,7 @@ def test_exr_fills_its_display_window(tmp_path, dtype):
             **header,
         }
         exr.File(header, {"Z": values}).write(str(tmp_path / "z.exr"))
-        return read_array(tmp_path / "z.exr", "depth")
+        return read_array(tmp_path / "z.exr", modality)
 
     expected = np.full((8, 10), np.nan, dtype)
     expected[1:5, 2:8] = depth
@@ -256,8 +256,14 @@ def test_exr_fills_its_display_window(tmp_path, dtype):
     _same(write(((2, 1), (7, 4)), ((5, 0), (9, 1)), depth), np.array([[np.nan] * 5, [3, 4, 5, np.nan, np.nan]], dtype))
     assert np.isnan(write(((20, 30), (25, 33)), ((0, 0), (3, 1)), depth)).all()
     _same(write(((3, 3), (8, 6)), ((3, 3), (8, 6)), depth), depth)
-    with pytest.raises(ContrastillError, match="z.exr stores a part of its frame, and its whole numbers cannot say"):
+    with pytest.raises(ContrastillError, match="z.exr stores a part of its frame .*: save the whole .*, or floats"):
         write(((2, 1), (7, 4)), ((0, 0), (9, 7)), depth.astype(np.uint32))
+    # A label map is of whole numbers, so that floats are no way out of it.
+    for labels in (depth, depth.astype(np.uint32)):
+        with pytest.raises(ContrastillError, match=r"data window does not cover .*: save the whole as whole numbers$"):
+            write(((2, 1), (7, 4)), ((0, 0), (9, 7)), labels, "semantics")
+    whole = write(((0, 0), (5, 3)), ((0, 0), (5, 3)), depth.astype(np.uint32), "semantics")
+    _same(whole, depth.astype(np.uint8))
     _same(write(((0, 0), (5, 3)), ((0, 0), (5, 3)), depth.astype(np.uint32)), depth.astype(np.uint32))
 
 

@@ -119,24 +119,83 @@ def compare_statistics(
         f"is {shown_statistics(*measured)}"
     )
     ours, theirs = (_range_of_directions(*statistics) for statistics in (expected, measured))
-    if None not in (ours, theirs) and ours != theirs:
+    if _are_other_directions(ours, theirs):
         message = f"{text}: directions (normals) in {ours} there and in {theirs} here, so bring them to {ours}"
         if refuse:
             raise UsageError(message)
         note_once(message)
         return True
-    if all(
-        abs(mean - its_mean) > OTHER_UNIT * its_std
-        or std > OTHER_UNIT * its_std
-        or (narrow and std < its_std / OTHER_UNIT)
-        for its_mean, its_std, mean, std in channels
-    ):
+    if _is_other_unit(channels, narrow):
         message = f"{text}: bring the data to its unit, or set mean and std of this network if they are meant to differ"
         if refuse:
             raise UsageError(message)
         note_once(message)
         return True
-    if (notes or close) and all(
+    if (notes or close) and _may_be_other_unit(channels, narrow):
+        if close:
+            raise UsageError(
+                f"{text}, of another unit than that of its training: set mean and std to those of the data"
+            )
+        note_once(f"{text}: it is right only if both are in one unit")
+        return True
+    return False
+
+
+def compare_splits(
+    train: tuple[Sequence[float], Sequence[float]],
+    test: tuple[Sequence[float], Sequence[float]],
+    modality: str,
+    *,
+    refuse: bool,
+    dark: bool,
+) -> None:
+    """Refuse a test split in another unit than the training split, or log one line where both may be right.
+
+    Args:
+        train, test: Mean and std of each, a value for each channel.
+        modality: For the message.
+        refuse: Whether enough is known to refuse; else a line is logged in place of the error.
+        dark: Whether frames may be of values near 0 in its own unit, as pictures at night and no depths are.
+
+    Raises:
+        UsageError: They are further apart than other scenes of one sensor are.
+    """
+    channels = [*zip(*train, *test, strict=True)]
+    other = _are_other_directions(_range_of_directions(*train), _range_of_directions(*test))
+    if not other and not _is_other_unit(channels, True) and not _may_be_other_unit(channels, True):
+        return
+    text = (
+        f"{modality} is {shown_statistics(*train)} in the training split and {shown_statistics(*test)} in the test "
+        "split (mean ± deviation)"
+    )
+    # Near the mean of the training a narrow test split may be of one wall, or of darkness.
+    certain = _is_other_unit(channels, False) or (
+        _is_other_unit(channels, True)
+        and all(
+            abs(mean - its_mean) > _FAR * its_std or (not dark and _times_as_high(mean, std, its_mean, its_std))
+            for its_mean, its_std, mean, std in channels
+        )
+    )
+    if refuse and (other or certain):
+        raise UsageError(f"{text}, in another unit: bring both to one, or leave the test split out")
+    note_once(f"{text}: accuracies are right only if both are in one unit")
+
+
+def _is_other_unit(channels: Sequence[tuple[float, ...]], narrow: bool) -> bool:
+    """Whether all channels, each of mean and std of the training and of the data, are further apart than other scenes
+    make them.
+    """
+    return all(
+        abs(mean - its_mean) > OTHER_UNIT * its_std
+        or std > OTHER_UNIT * its_std
+        or (narrow and std < its_std / OTHER_UNIT)
+        for its_mean, its_std, mean, std in channels
+    )
+
+
+def _may_be_other_unit(channels: Sequence[tuple[float, ...]], narrow: bool) -> bool:
+    """Whether they are further apart than other scenes mostly make them."""
+    return all(
         0 < std
         and (
             abs(mean - its_mean) > _FAR * its_std
@@ -145,14 +204,12 @@ def compare_statistics(
             or _times_as_high(mean, std, its_mean, its_std)
         )
         for its_mean, its_std, mean, std in channels
-    ):
-        if close:
-            raise UsageError(
-                f"{text}, of another unit than that of its training: set mean and std to those of the data"
-            )
-        note_once(f"{text}: it is right only if both are in one unit")
-        return True
-    return False
+    )
+
+
+def _are_other_directions(ours: str | None, theirs: str | None) -> bool:
+    """Whether both are known ranges of vectors of length 1, and two."""
+    return None not in (ours, theirs) and ours != theirs
 
 
 def _times_as_high(mean: float, std: float, its_mean: float, its_std: float) -> bool:

@@ -18,6 +18,7 @@ from ..core.objective import Setting
 from ..core.registry import MODALITIES
 from ..core.representation import Network
 from ..core.representation_spec import RepresentationSpec, describe
+from ..core.run import Run
 from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
@@ -27,8 +28,17 @@ from ..datasets.io.stored_values import values_hash
 from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
+from .checkpoint import checkpoints
 from .class_order import compares_classes
-from .data import check_modality, measure_statistics, open_loader, open_splits, split_notes, training_loader
+from .data import (
+    check_modality,
+    check_test_scale,
+    measure_statistics,
+    open_loader,
+    open_splits,
+    split_notes,
+    training_loader,
+)
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .mixing import check_mixing
@@ -95,6 +105,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     # Before BatchNorm is folded, and on the process that records them.
     weights = initial_weights(config, networks, lambda: data.samples(1)) if accelerator.is_main_process else {}
     student_spec, teacher_specs = _describe(config, data, networks)
+    begun = Run(config.out).student.is_file() or bool(checkpoints(Run(config.out).checkpoints))
+    check_test_scale(data.splits["test"], data.statistics, data.split, refuse=not begun)
     settings = _settings(config, data, student_spec, teacher_specs, accelerator.num_processes)
     if dense and LABELS in data.split.modalities:
         settings = [replace(setting, pixel_classes=labels["train"].num_classes) for setting in settings]

@@ -17,12 +17,16 @@ from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
-from ..core.value_scale import note_once
+from ..core.value_scale import BYTES, compare_splits, note_once
+from ..datasets.io.scale import Statistics
 from ..datasets.io.shared_samples import warn_of_shared_images
 from ..datasets.io.split_agreement import check_splits
-from ..xmodal.derive import DerivedLoader, check
+from ..xmodal.derive import DerivedLoader, available, check
 from .balancing import BalancedLoader, check_balanced
 from .mixing import MixedLoader, mixing_seed
+
+_TEST_SAMPLES = 64  # read to compare the test split's scale
+_FEW = 8  # of fewer test samples, all may be alike
 
 
 def training_loader(
@@ -98,7 +102,7 @@ def check_modality(network: NetworkConfig, split: Split) -> None:
         ) from error
 
 
-def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(split: Split, modality: str, samples: int = 128) -> Statistics:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
     handed out; NaN and infinite values are left out.
 
@@ -108,6 +112,56 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
         split: The training split.
         modality: Stored or derived.
         samples: How many samples to read.
+    """
+    mean, std, there = _moments(split, modality, samples)
+    if not there:
+        raise ContrastillError(
+            f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
+        )
+    # What is left of the difference of two squares, or of values in single precision, is rounding.
+    constant = std <= 1e-6 * mean.abs()
+    if constant.all():
+        shown = ", ".join(f"{value:g}" for value in mean.tolist())
+        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
+    return _figures(mean), _figures(torch.where(constant, 1.0, std))
+
+
+def check_test_scale(test: Split | None, statistics: Mapping[str, Statistics], train: Split, *, refuse: bool) -> None:
+    """Complain where the test split has a modality in another scale than the training split, see
+    :func:`~contrastill.core.value_scale.compare_splits`.
+
+    Args:
+        test: What it lacks is not compared.
+        statistics: Mean and std of each modality but rgb, of the training split.
+        train: The training split.
+        refuse: Whether nothing has been trained yet; else a line stands for the error.
+
+    Raises:
+        UsageError: They are in two units beyond doubt.
+    """
+    if test is None:
+        return
+    for name, measured in statistics.items():
+        if name not in available(test.modalities, test.camera):
+            continue
+        source = name if name in test.modalities else MODALITIES[name].of
+        mean, std, there = _moments(test, name, _TEST_SAMPLES, notes=False)
+        if not there or len(mean) != len(measured[0]):
+            continue
+        # A byte has one scale, whatever it shows.
+        kinds = {getattr(split, "kinds", {}).get(source) for split in (train, test)}
+        certain = refuse and test.num_samples >= _FEW and BYTES not in kinds
+        compare_splits(measured, (_figures(mean), _figures(std)), name, refuse=certain, dark=source != "depth")
+
+
+def _figures(values: Tensor) -> tuple[float, ...]:
+    """Figures, not decimals: a modality's unit may be small."""
+    return tuple(float(f"{value:.7g}") for value in values.tolist())
+
+
+def _moments(split: Split, modality: str, samples: int, *, notes: bool = True) -> tuple[Tensor, Tensor, bool]:
+    """Mean and standard deviation of each channel, and whether each has a valid value; ``notes``: a line where a
+    modality of one's own makes values that are not.
     """
     loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
     step = max(1, len(loader) // max(1, samples // 8))
@@ -128,11 +182,7 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
             total + values.sum((0, 2, 3)),
             square + values.square().sum((0, 2, 3)),
         )
-    if int(count.min()) == 0:
-        raise ContrastillError(
-            f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
-        )
-    if derived is not None and missing:
+    if notes and int(count.min()) and derived is not None and missing:
         share, before = (sum(shares) / len(missing) for shares in zip(*missing, strict=True))
         if share > before:
             note_once(
@@ -141,17 +191,7 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
                 "see the mean there"
             )
     mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt()
-    # What is left of the difference of two squares, or of values in single precision, is rounding.
-    constant = std <= 1e-6 * mean.abs()
-    if constant.all():
-        shown = ", ".join(f"{value:g}" for value in mean.tolist())
-        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
-    std = torch.where(constant, 1.0, std)
-    # Figures, not decimals: a modality's unit may be small.
-    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
-        float(f"{value:.7g}") for value in std.tolist()
-    )
+    return mean, (square / count - mean.square()).clamp_min(0).sqrt(), int(count.min()) > 0
 
 
 def _missing(values: Tensor) -> float:

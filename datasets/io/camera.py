@@ -171,6 +171,8 @@ def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
     return torch.where(not_measured(values, unit), torch.nan, values)
 
 
+# Share of the highest value, and times as high as all others, that no surface has.
+_SPIKE, _BEYOND = 0.01, 2
 # Medians of whole frames that a room, a street or a table can have.
 _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
@@ -184,8 +186,8 @@ def unit_of(kind: str) -> Unit:
 
 
 def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -> None:
-    """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing
-    measured, beside 0 and NaN.
+    """Log a warning if depth can hardly be in its unit, which of its values are taken for marks of nothing measured,
+    beside 0 and NaN, and which may be one.
 
     Args:
         depth: A few frames, any shape, as stored.
@@ -205,6 +207,14 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
     valid = depth[~marks].float()
     if metres_of(unit) is None or not len(valid):
         return
+    top = valid.max()
+    share, below = (valid == top).sum() / depth.numel(), valid[valid < top]
+    if share > _SPIKE and len(below) and top > _BEYOND * below.max():
+        warn_once(
+            f"{where}: {100 * share:.2g} % of the depth values read are {top:g} ({unit}), and the next are up to "
+            f"{below.max():g}: if it marks what was not measured, store 0 or NaN there",
+            key,
+        )
     low, high = _PLAUSIBLE[unit] if isinstance(unit, str) else (bound / unit for bound in _PLAUSIBLE["m"])
     if not low <= valid.median() <= high:
         likely = next(

@@ -187,6 +187,24 @@ def test_a_depth_of_the_wrong_unit_is_warned_of(sensors, caplog):
     assert split.camera.unit == "mm" and not caplog.text
 
 
+@pytest.mark.parametrize(("mark", "unit"), [(9999.0, "m"), (1000.0, "m"), (655.35, "m"), (32767, "mm")])
+def test_a_mark_that_may_be_a_depth_is_named(mark, unit, caplog):
+    from contrastill.datasets.io.camera import warn_of_unit
+
+    depth = torch.rand(2, 40, 40, generator=torch.Generator().manual_seed(0)) * 9 + 0.5
+    depth = depth if unit == "m" else (1000 * depth).round()
+    warn_of_unit(depth, unit, f"without {mark}")
+    farther = depth.clone()
+    farther[0, 0, 0] = mark  # one pixel, as of a far wall
+    warn_of_unit(farther, unit, f"one of {mark}")
+    clipped = depth.clamp(max=float(depth.quantile(0.9)))  # no gap below the highest value
+    warn_of_unit(clipped, unit, f"clipped {mark}")
+    assert not caplog.text
+    depth[:, ::10] = mark
+    warn_of_unit(depth, unit, f"with {mark}")
+    assert f"10 % of the depth values read are {mark:g} ({unit}), and the next are up to 9" in caplog.text
+
+
 def test_a_folder_of_two_user_sensors(tmp_path):
     generator = np.random.default_rng(1)
     for modality in ("rgb", "thermal"):

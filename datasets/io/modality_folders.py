@@ -164,8 +164,8 @@ def split_in_modalities(root: Path, folders: Mapping[str, str], split: str) -> d
             f"{root / folders[holding[0]]} holds splits and {root / without} does not: give all modalities the same "
             "folders of splits, or name those to read with data.folders"
         )
-    found = {name: split_folder(root / folder, split) for name, folder in folders.items()}
-    lacking = next((name for name, path in found.items() if path is None), None)
+    of_split = {name: split_folder(root / folder, split) for name, folder in folders.items()}
+    lacking = next((name for name, path in of_split.items() if path is None), None)
     if lacking is not None:
         called = " or ".join(group[0] for group in SPLITS[split])
         raise UsageError(
@@ -173,11 +173,11 @@ def split_in_modalities(root: Path, folders: Mapping[str, str], split: str) -> d
             "depth/test/…; to hold out a part of one split, name it as data.folders="
             f"{{{', '.join(f'{name}: {folder}/SPLIT' for name, folder in folders.items())}}}"
         )
-    names = {path.name.lower(): path for path in found.values() if path is not None}
+    names = {path.name.lower(): path for path in of_split.values() if path is not None}
     if len(names) > 1:
         first, second, *_ = names.values()
         raise UsageError(f"{first} and {second} could be other samples: call the folders to {split} on alike")
-    return {name: f"{folders[name]}/{path.name}" for name, path in found.items() if path is not None}
+    return {name: f"{folders[name]}/{path.name}" for name, path in of_split.items() if path is not None}
 
 
 def _holds_splits(folder: Path) -> bool:

@@ -32,7 +32,8 @@ from .io.view_options import FileOptions
 log = logging.getLogger(__name__)
 
 _LAYOUT = (
-    "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train, or "
+    "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train, "
+    "or "
     "rgb/train/…, depth/train/… with rgb/test/…, depth/test/…"
 )
 _RESERVED = ("index", "target", "camera")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torch 2.14.1: FlopCounterMode counts nn.RNN and nn.GRU and gives 0 for nn.LSTM on the CPU, forward and backward, in
 # training and in eval mode, in float32, bfloat16 and float16, without a word: one operator of oneDNN is the whole
-# layer. The same layer has its right number in float64 or with torch.backends.mkldnn switched off, and with proj_size it
-# is counted as well: oneDNN is not used for these.
+# layer. The same layer has its right number in float64 or with torch.backends.mkldnn switched off, and with proj_size
+# it is counted as well: oneDNN is not used for these.
 # timm 1.0.31: sequencer2d_s at 224×224, whose mixing is all LSTMs, has 9.87 GFLOP so and 16.67 GFLOP in float64.
 set -euo pipefail
 folder=$(mktemp -d)

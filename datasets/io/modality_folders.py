@@ -149,7 +149,7 @@ def modalities_of_folders(where: Path) -> dict[str, str]:
 
 
 def split_in_modalities(root: Path, folders: Mapping[str, str], split: str) -> dict[str, str] | None:
-    """Modality -> the folder of a split in its own, of ``rgb/train``, ``rgb/test``, ``depth/train``, …; None where they
+    """Modality -> the folder of a split in its own, of ``rgb/train``, ``rgb/test``, ``depth/train``; None where they
     hold no splits.
 
     Raises:
@@ -169,8 +169,8 @@ def split_in_modalities(root: Path, folders: Mapping[str, str], split: str) -> d
     if lacking is not None:
         called = " or ".join(group[0] for group in SPLITS[split])
         raise UsageError(
-            f"{root / folders[lacking]} has no folder {called}: the layout is rgb/train/…, rgb/test/…, depth/train/…, "
-            "depth/test/…; to hold out a part of one split, name it as data.folders="
+            f"{root / folders[lacking]} has no folder {called}: the layout is rgb/train/…, rgb/test/…, "
+            "depth/train/…, depth/test/…; to hold out a part of one split, name it as data.folders="
             f"{{{', '.join(f'{name}: {folder}/SPLIT' for name, folder in folders.items())}}}"
         )
     names = {path.name.lower(): path for path in of_split.values() if path is not None}

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -241,6 +241,8 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
         message = f"{message}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
+    if str(first["input"]).lower() == "none" and _may_be_null(schema, first["loc"]):
+        message += "; null stands for none"
     raise UsageError(
         f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
     )
@@ -311,8 +313,8 @@ def _known_depth(problem: Mapping[str, Any], values: Any) -> int:
     return len(location)
 
 
-def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
-    """Keys of the section that a pydantic error's location points into."""
+def _section_at(schema: Any, location: Iterable[Any]) -> type[BaseModel] | None:
+    """The section that a pydantic error's location points into, if it is one."""
     for part in location:
         field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
         annotation = field.annotation if field else schema
@@ -322,4 +324,15 @@ def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
             if isinstance(argument, type) and issubclass(argument, BaseModel)
         ]
         schema = inner[0] if inner else annotation
-    return sorted(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+    return schema if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+
+
+def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
+    section = _section_at(schema, location)
+    return [] if section is None else sorted(section.model_fields)
+
+
+def _may_be_null(schema: Any, location: Sequence[Any]) -> bool:
+    section = _section_at(schema, location[:-1])
+    field = None if section is None else section.model_fields.get(location[-1])
+    return field is not None and type(None) in get_args(field.annotation)

@@ -164,6 +164,10 @@ def read_file(
 
 def _labels(path: Path, values: np.ndarray, void: int | None) -> np.ndarray:
     """uint8, if that is what they are; 0 for marks that 8 bits do not hold."""
+    if not np.isfinite(values).all():
+        raise ContrastillError(
+            f"{path} holds labels that are NaN or infinite: labels are whole numbers, 0 (unlabelled) to {HIGHEST_LABEL}"
+        )
     marks = [*NEGATIVE_MARKS, *([] if void is None or void <= HIGHEST_LABEL else [void])]
     values = np.where(np.isin(values, marks), values.dtype.type(0), values)
     if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():

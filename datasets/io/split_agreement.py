@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ...core.classes import check_highest_class
 from ...core.data import Split
 from ...core.errors import UsageError
 from .file_views import LABELS
-from .values import RGB
+from .values import RGB, VECTORS
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,11 @@ def check_splits(train: Split | None, test: Split | None) -> None:
     classes that no training sample has, or samples of few of the classes alone.
 
     Raises:
-        UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers
-            or number of channels, other classes or another number of them.
+        UsageError: A modality's name in capitals, labels that can hardly number classes, depth of another unit,
+            modalities of another kind of numbers or number of channels, other classes or another number of them.
     """
     for split in (train, test):
+        _check_names(() if split is None else split.modalities)
         check_highest_class((getattr(split, "num_classes", None) or 0) - 1)
         if split is not None and split.modalities.get("depth", (1,))[0] != 1:
             raise UsageError(
@@ -70,6 +71,18 @@ def check_splits(train: Split | None, test: Split | None) -> None:
             raise UsageError(
                 f"the {what} of the training split are {_few(names[0])}, those of the test split "
                 f"{_few(names[1])}: number both by one list of names"
+            )
+
+
+def _check_names(modalities: Collection[str]) -> None:
+    """Refuse a modality whose meaning its name would give, were it not for capitals: Depth has neither a unit nor
+    values that were not measured.
+    """
+    for name in modalities:
+        if name != name.lower() and name.lower() in (RGB, "depth", LABELS, *VECTORS):
+            raise UsageError(
+                f"the samples have {name}, which is no modality that is known, as {name.lower()} is: call it "
+                f"{name.lower()}"
             )
 
 

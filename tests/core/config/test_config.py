@@ -98,6 +98,8 @@ def test_a_resolved_config_is_a_config(tmp_path):
             "data.intrinsics=[30, 30] is not allowed: input should be 4 values, not 2: fx, fy, cx, cy of the frames",
         ),
         ([*GIVEN, "data.intrinsics=[1,2,3,4,5]"], "input should be 4 values, not 5: fx, fy, cx, cy of the frames"),
+        ([*GIVEN, "data.void=none"], "data.void='none' is not allowed: input should be"),
+        ([*GIVEN, "data.void=none"], "; null stands for none"),
         ([*GIVEN, "student.resolution=[8]"], "input should be a valid integer or 2 values, not 1"),
         ([*GIVEN, "train.epochs"], "'train.epochs' is no override"),
         ([*GIVEN, "train={"], "cannot be read"),

@@ -105,6 +105,13 @@ def test_pgm_of_16_bits_is_not_scaled_by_its_maximum(tmp_path, highest, text):
         _same(read_array(tmp_path / "c.ppm", "normals"), np.minimum(COLOUR, highest))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_map_of_values_that_are_not_finite_is_refused(tmp_path, value):
+    np.save(tmp_path / "l.npy", np.array([[0, 1], [2, value]], np.float32))
+    with pytest.raises(ContrastillError, match="l.npy holds labels that are NaN or infinite: labels are whole numbers"):
+        read_array(tmp_path / "l.npy", "semantics")
+
+
 @pytest.mark.parametrize("text", [False, True])
 def test_labels_in_a_pgm_are_not_scaled_by_its_maximum(tmp_path, text):
     labels = np.array([[0, 1], [20, 40]], np.uint8)

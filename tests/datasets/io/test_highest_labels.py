@@ -87,6 +87,18 @@ def test_classes_of_the_test_split_alone_are_named(tmp_path, caplog):
         assert [record.getMessage() for record in caplog.records if "class" in record.getMessage()] == [line]
 
 
+@pytest.mark.parametrize("name", ["Depth", "RGB", "Semantics", "Normals"])
+def test_a_modality_in_capitals_is_refused_by_its_name(tmp_path, name):
+    maps = {name: np.zeros((12, 6, 6), np.uint16)}
+    path = packed(tmp_path, np.arange(12) % 3, **maps)
+    data = Packed(Packed.Options(path=str(path), fields={"rgb": "rgb", name: name}))
+    with pytest.raises(UsageError, match=f"the samples have {name}, .* call it {name.lower()}"):
+        check_splits(data.open("train"), data.open("test"))
+    # A modality of one's own is called as one likes.
+    data = Packed(Packed.Options(path=str(path), fields={"rgb": "rgb", "Tactile": name}))
+    check_splits(data.open("train"), data.open("test"))
+
+
 @pytest.mark.parametrize(("limit", "warns"), [(3, True), (5, False), (12, False)])
 def test_a_test_split_of_few_classes_has_a_line(tmp_path, caplog, limit, warns):
     data = Packed(Packed.Options(path=str(packed(tmp_path, np.arange(12) % 4)), limit=limit))

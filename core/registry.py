@@ -146,21 +146,28 @@ class Registry(Mapping[str, T]):
             return self._families[prefix](rest)
         if name not in self._entries:
             known = [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
-            error = unknown_name(
-                self.kind,
-                name,
-                known,
-                "and what a package of yours registers once it is imported (imports=[MY_PACKAGE], --import MY_PACKAGE)",
+            others = (
+                "and what a package of yours registers once it is imported (imports=[MY_PACKAGE], --import MY_PACKAGE)"
             )
+            # An error in a variable would hold on to this frame, and with it to all that calls.
+            message = str(unknown_name(self.kind, name, known, others))
             empty = sorted(module for module in imported_plugins() if not _registers(module))
-            if not empty:
-                raise error
-            raise UsageError(f"{error} ({' and '.join(empty)} was imported, and nothing in it is registered)")
+            if empty:
+                message += f" ({' and '.join(empty)} was imported, and nothing in it is registered)"
+            raise UsageError(message)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        if name.startswith(PYTHON_PREFIX):
+            return name in self._temporary
+        self._discover()
+        prefix, slash, rest = name.partition("/")
+        if not (slash and prefix in self._families):
+            return name in self._entries
         try:
-            return isinstance(name, str) and self[name] is not None
+            return self._families[prefix](rest) is not None
         except UsageError:
             return False
 

@@ -187,9 +187,9 @@ class DataName:
             return torch.arange(split.num_classes)
         for name in self.classes:
             if name not in names and not (name.isdecimal() and int(name) < split.num_classes):
-                error = unknown_name(f"in {self.text}, the class", name, names)
+                message = str(unknown_name(f"in {self.text}, the class", name, names))
                 quoted = any("," in other for other in names)
-                raise UsageError(f"{error} A name with a comma is written in quotes.") if quoted else error
+                raise UsageError(message + " A name with a comma is written in quotes." * quoted)
         chosen = sorted({names.index(name) if name in names else int(name) for name in self.classes})
         if len(chosen) < 2:
             raise UsageError(

@@ -43,7 +43,7 @@ def validate(values: Mapping[str, Any], *, trains: bool = True) -> RunConfig:
         except UsageError as error:
             if trains or not isinstance(error.__cause__, ModuleNotFoundError):
                 raise
-            missing = error
+            missing = error.with_traceback(None)  # which would hold on to all that calls this
     try:
         _look_up(config, missing)
     except UsageError as error:

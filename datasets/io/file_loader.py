@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import os
+import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from ...core.errors import ContrastillError
 from ...core.label_vectors import label_fields
 from .corrupted import CorruptedLog, PatchedBatch
 from .file_views import jitter
-from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
+from .file_workers import Damaged, end_workers, prepare_worker, sigterm_blocked, unwarned
 from .in_memory import Batch, check_ranks, padded_slice, rank_slices, view_fields
 from .stored_values import values_hash
 from .views import epoch_order
@@ -92,6 +92,7 @@ class FileLoader:
         self._corrupted = CorruptedLog(split.num_samples)
         self._requests = _Requests()
         self._data: DataLoader | None = None
+        self._end: weakref.finalize | None = None
         self._turn: object | None = None
 
     def __len__(self) -> int:
@@ -205,13 +206,9 @@ class FileLoader:
         """End the workers now: where an error's traceback holds on to them they would end when garbage is collected,
         seconds later.
         """
-        shutdown = getattr(getattr(self._data, "_iterator", None), "_shutdown_workers", None)
-        if shutdown is not None:
-            # The end of a further worker is told by a signal amid this, with the error of the one that was killed; all
-            # are ended nonetheless.
-            with suppress(RuntimeError):
-                shutdown()
-        self._data = None
+        if self._end is not None:
+            self._end()
+        self._data = self._end = None
 
     def _started(self, data: DataLoader) -> Iterator[Batch | Damaged]:
         """A pass over the requests; the first one starts the workers."""
@@ -226,7 +223,11 @@ class FileLoader:
             cv2.setNumThreads(1)
         try:
             with sigterm_blocked(), unwarned():
-                return iter(data)
+                iterator = iter(data)
+            if self._workers and self._end is None:
+                self._end = weakref.finalize(self, end_workers, iterator, os.getpid())
+                self._end.atexit = False  # torch sees to that
+            return iterator
         finally:
             if self._workers:
                 cv2.setNumThreads(threads)

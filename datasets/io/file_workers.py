@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -294,6 +294,21 @@ def unwarned() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         yield
+
+
+def end_workers(iterator: Any, process: int) -> None:
+    """End the workers of a loader that is cleared away, while their queues are whole: as garbage in a cycle they are
+    closed first, and torch then waits five seconds for each worker.
+
+    Args:
+        iterator: Of a ``DataLoader``.
+        process: The number of the process that started them; in its forks nothing happens.
+    """
+    if os.getpid() == process:
+        # The end of a further worker is told by a signal amid this, with the error of one that was killed; all are
+        # ended nonetheless.
+        with suppress(RuntimeError):
+            iterator._shutdown_workers()
 
 
 def prepare_worker(_: int) -> None:

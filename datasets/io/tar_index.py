@@ -82,7 +82,7 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
             _write(folder / name, print_, index)
             return index
         except OSError as error:
-            reason = error
+            reason = str(error)
     log.warning(
         "the index of %s could not be stored (%s) and is rebuilt each time: name a folder for it with data.cache",
         shards[0].parent,

@@ -230,6 +230,20 @@ def test_workers_can_be_spawned(root, monkeypatch):
     assert _same(_loader(root, workers=1).epoch(1), here)
 
 
+def test_workers_of_a_loader_in_a_cycle_end_by_themselves(root, monkeypatch):
+    terminated = []
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "terminate", lambda worker: terminated.append(worker))
+    before = {*multiprocessing.active_children()}
+    loader = _loader(root, workers=1)
+    list(loader.epoch(0))
+    (worker,) = {*multiprocessing.active_children()} - before
+    loader.itself = loader
+    del loader
+    gc.collect()
+    # torch terminates those that have not ended after five seconds.
+    assert not worker.is_alive() and not terminated
+
+
 class _Loud:
     """Says where it is cleared away, as torch's iterators with workers do in a fork."""
 

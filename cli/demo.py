@@ -16,7 +16,7 @@ Try every transfer with no download, on rendered rooms: a teacher and smaller st
 of two teachers, depth students of an RGB teacher, colour students of a teacher that reads lightness, and a depth
 segmenter of an RGB segmenter.
 
-Takes about two minutes on two cores. A command that was stopped resumes when it is given again. OUT holds a run for
+Takes two to four minutes on two cores. A command that was stopped resumes when it is given again. OUT holds a run for
 each network, comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth,
 luminance_to_chrominance and segmentation; under probe, transfer to rooms that they have not seen.
 report.html is a page about all of it.

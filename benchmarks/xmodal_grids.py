@@ -86,6 +86,13 @@ GRIDS = {
             "default, 12 epochs, 2e-3": (default(12, 64, 3, "2e-3"), 3, ()),
             "default, 40 epochs": (default(40, 64, 10, "1e-3"), 3, ()),
             "default, 40 epochs, 2e-3": (default(40, 64, 10, "2e-3"), 3, ()),
+            "default, 40 epochs, batches of 32, 1.4e-3": (default(40, 32, 10, "1.41e-3"), 3, ()),
+            "default, 40 epochs, batches of 32, 2e-3": (default(40, 32, 10, "2e-3"), 3, ()),
+            "CRD dense, 40 epochs, batches of 64, 2e-3": (
+                [arg for arg in default(40, 64, 10, "2e-3") if arg != FRESH],
+                3,
+                (),
+            ),
             "fresh pooled, SGD, 12 epochs": ([FRESH, *SHORT, *SGD], 3, ()),
             "CRD dense, SGD, 12 epochs": ([f"{DENSE}=1", *SHORT, *SGD], 1, ()),
             "fresh pooled, 40 epochs": (["objectives.fresh_crd={weight: 1}", *LONG], 1, ()),

@@ -129,8 +129,10 @@ def network_costs(
     check_threads(threads)
     device = _device(device)
     with _threads(threads):
-        # On the device one after the other, so that a copy is made of nothing that does not fit there.
-        modules = [deepcopy(network.module).requires_grad_(False).eval().to(device) for network in networks]
+        # On the device one after the other, so that a copy is made of nothing that does not fit there. Under autograd
+        # the copies of torch.jit's parameters would be results of an operation.
+        with torch.no_grad():
+            modules = [deepcopy(network.module).requires_grad_(False).eval().to(device) for network in networks]
         shapes = [
             (len(network.preprocess.mean), *((size, size) if isinstance(size, int) else size))
             for network, size in zip(networks, sizes, strict=True)

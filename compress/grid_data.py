@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.config.schema import DataConfig
+from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS
 from ..core.split_checks import dataset_of
 from ..datasets.io.fingerprint import fingerprint
@@ -45,6 +46,11 @@ def _count(key: str) -> int:
 def facts_of(data: DataConfig, split: str) -> dict[str, Any]:
     """The fingerprint of a split as a run's folder holds it."""
     return _facts(_key(data), split)
+
+
+def split_hash(data: DataConfig, split: str) -> str:
+    """Stands for the images and classes of a split."""
+    return text_hash(json.dumps(facts_of(data, split), sort_keys=True))
 
 
 def num_train_images(data: DataConfig) -> int:

@@ -98,14 +98,19 @@ def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[s
         others: What is subtracted, by seed.
 
     Returns:
-        None where no seed is in both, or the images are not as many.
+        None where no seed is in both, or the images are others.
     """
-    seeds = [seed for seed in sorted(rows.keys() & others.keys()) if rows[seed]["images"] == others[seed]["images"]]
+    seeds = [seed for seed in sorted(rows.keys() & others.keys()) if _same_images(rows[seed], others[seed])]
     if not seeds or len({rows[seed]["images"] for seed in seeds}) > 1:
         return None
     # (seeds, images)
     correct, baseline = (100 * np.stack([bits_of(by_seed[seed]) for seed in seeds]) for by_seed in (rows, others))
     return paired_difference(correct, baseline)
+
+
+def _same_images(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    tests = {row.get("test"), other.get("test")} - {None}  # rows of older versions do not say it
+    return row["images"] == other["images"] and len(tests) < 2
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summary:

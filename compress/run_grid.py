@@ -1,18 +1,15 @@
-"""Runs the trainings of a benchmark, each in a spawned process, and turns each finished run into a row of results."""
+"""Runs the trainings of a benchmark, each in a spawned process."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.config.loading import load_config, to_yaml
-from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network
 from ..core.run import Run
@@ -20,12 +17,10 @@ from ..core.run_data import compared_splits
 from ..core.run_weights import WeightsRecord
 from ..core.spawned import Call, check_guarded, environment_of, last_line, start_process, stopping, visible_devices
 from ..models.build import build_network
-from .benchmark import TEACHER, Training
-from .grid_data import facts_of, forget, num_train_images
-from .results import append_row, key_of, pack_bits, read_rows
-
-Correct = Callable[[NetworkConfig, str | os.PathLike, DataConfig], np.ndarray]
-"""Which test images a network gets right, of its entry in a config, its weights and the data."""
+from .benchmark import Training
+from .grid_data import facts_of, forget
+from .grid_rows import Correct, other_teacher, row_of
+from .results import append_row, key_of, read_rows
 
 _POLL_SECONDS = 0.2
 
@@ -119,6 +114,7 @@ class Grid:
         self._devices = visible_devices()
         self._running: dict[int, tuple[Training, BaseProcess]] = {}
         self._rows = read_rows(results)
+        self._teachers: dict[Path, str | None] = {}
         self._waiting = [training for training in trainings if not finished(Run(training.out))]
         self._unread = [
             training for training in trainings if finished(Run(training.out)) and training.key not in self._rows
@@ -157,6 +153,11 @@ class Grid:
             place = next((place for place in range(self.jobs) if place not in self._running), None)
             if place is None:
                 return
+            if training.after and Run(training.after).finished and (reason := self._changed(training)):
+                self.failed[training.name] = reason
+                self._waiting.remove(training)
+                self._left -= 1
+                continue
             if training.after and not Run(training.after).finished:
                 if any(
                     other_training.out == training.after
@@ -169,6 +170,14 @@ class Grid:
                 continue
             self._waiting.remove(training)
             self._running[place] = training, self._start(training, place)
+
+    def _changed(self, training: Training) -> str | None:
+        """What is wrong where the teacher, trained again, is another than that of earlier students."""
+        assert training.after is not None, "it has a teacher"
+        if training.after not in self._teachers:
+            name = training.pair.partition(":")[0]
+            self._teachers[training.after] = other_teacher(self._rows, name, training.after)
+        return self._teachers[training.after]
 
     def _start(self, training: Training, place: int) -> BaseProcess:
         training.out.parent.mkdir(parents=True, exist_ok=True)
@@ -235,67 +244,6 @@ class Grid:
                 process.kill()
                 process.join()
             raise
-
-
-def row_of(training: Training, correct: Correct) -> dict[str, Any]:
-    """The row of a finished run.
-
-    Args:
-        training: It.
-        correct: Measures it.
-
-    Raises:
-        ContrastillError: Its test split has no classes, or a file is damaged.
-    """
-    run = Run(training.out)
-    config, history = load_config(str(run.config)), run.history()
-    if not history or "top1" not in history[-1]:
-        raise ContrastillError(
-            f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes"
-        )
-    right = correct(config.student, training.out, config.data)
-    return {
-        "pair": training.pair,
-        "objective": training.objective,
-        "vary": list(training.vary) if training.vary else None,
-        "seed": training.seed,
-        "overrides": list(training.settings),
-        "given": list(training.given),
-        "top1": history[-1]["top1"],
-        "epochs": history[-1]["epoch"] + 1,
-        "seconds": round(sum(row["seconds"] for row in history), 1),
-        "samples_per_second": history[-1]["samples_per_second"],
-        "train_images": num_train_images(config.data),
-        "images": len(right),
-        "correct": pack_bits(right),
-    }
-
-
-def teacher_row(name: str, weights: Path, training: Training, correct: Correct) -> dict[str, Any] | None:
-    """The row of a teacher that was there already; None where its classes are not the data's.
-
-    Args:
-        name: The network.
-        weights: Its run or file.
-        training: One that it teaches; says which data.
-        correct: Measures it.
-    """
-    config = load_config(training.config, training.overrides)
-    try:
-        right = correct(config.teachers[0].model_copy(update={"model": name}), weights, config.data)
-    except UsageError:
-        return None
-    row: dict[str, Any] = {
-        "pair": name,
-        "objective": TEACHER,
-        "vary": None,
-        "seed": 0,
-        "overrides": [],
-        "given": [],
-        "top1": 100 * float(right.mean()),
-    }
-    unknown = dict.fromkeys(("epochs", "seconds", "samples_per_second", "train_images"))
-    return {**row, **unknown, "images": len(right), "correct": pack_bits(right)}
 
 
 def _log(training: Training) -> Path:

@@ -19,8 +19,9 @@ from ..compress.benchmark import (
     parse_objectives,
     parse_pairs,
 )
+from ..compress.grid_rows import check_rows, teacher_row
 from ..compress.results import Summary, append_row, read_rows, summarise
-from ..compress.run_grid import Grid, check, teacher_row
+from ..compress.run_grid import Grid, check
 from ..compress.trainings import trainings
 from ..core.arguments import checked
 from ..core.errors import UsageError, unknown_name
@@ -180,21 +181,11 @@ def _train_missing(request: Request, jobs: int, threads: int | None, say: Say) -
     requested = trainings(request)
     check(requested)
     file = writable_folder(request.out) / _RESULTS
-    _check_rows(requested, file)
+    check_rows(requested, request.teacher_files, file)
     grid = Grid(requested, file, train_quietly, correct, jobs=jobs, threads=threads, say=say)
     _measure_teachers(request, requested, file, say)
     grid.run()
     return grid.failed
-
-
-def _check_rows(requested: Sequence[Training], file: Path) -> None:
-    """Refuse rows of other settings, whose runs were removed: they would count as seeds of these trainings."""
-    settings = {training.key[:-1]: {*training.settings} for training in requested if training.objective != TEACHER}
-    for key, row in read_rows(file).items():
-        other = {*row["overrides"]} ^ settings.get(key[:-1], {*row["overrides"]})
-        if other:
-            what = f"{row['pair']} {row['objective']} with other settings ({', '.join(sorted(other))})"
-            raise UsageError(f"{file} has results of {what}: remove it, or choose another --out")
 
 
 def train_quietly(config: str, overrides: Sequence[str]) -> None:

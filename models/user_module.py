@@ -318,6 +318,12 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
             f"{type(module).__name__} is a module of torch.jit, whose parts cannot be read: hand over the module that "
             "it was made from, with its weights: module.load_state_dict(scripted.state_dict())"
         )
+    if "ScriptModule" in reason:
+        parts = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+        return UsageError(
+            f"{type(module).__name__} has a part of torch.jit, {parts[0] if parts else '…'}, whose layers cannot be "
+            "read: put the module that it was made from in its place, with its weights"
+        )
     size = getattr(getattr(module, "config", None), "image_size", None)
     way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)

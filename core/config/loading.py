@@ -83,12 +83,11 @@ def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True
     from yaml import YAMLError
 
     path, overrides = find_config(name), list(overrides)
+    changes = dict(override.partition("=")[::2] for override in overrides)
     try:
         written = read_written(path.read_text(encoding="utf-8"))
         if not isinstance(written, (dict, type(None))):
             raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
-        overrides = list(overrides)
-        changes = dict(override.partition("=")[::2] for override in overrides)
         written = _without_python_data(written or {}, overrides)
         _check_other_data(written, changes, name)
         tree = _Tree(_without_unread(written, changes))
@@ -99,6 +98,11 @@ def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True
             raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
         values = tree.container()
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        if (key := _dotted(getattr(error, "full_key", None) or "")) in changes:
+            raise UsageError(
+                f"'{key}={changes[key]}' cannot be read: {yaml_problem(error)}; name a key that the config states, or "
+                "write the value itself"
+            ) from error
         raise UsageError(f"config {path} cannot be read: {yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     config = validate({str(key): value for key, value in values.items()}, trains=trains)

@@ -393,6 +393,46 @@ def test_results_of_other_settings_whose_runs_were_removed_are_refused(grid, tmp
     ]
 
 
+def test_rows_of_another_teacher_or_other_data_are_refused(grid, data, in_process, tmp_path, capsys):
+    """Also where no training of them is requested: they stand in one table."""
+    out, command, *_ = grid
+    copy = shutil.copytree(out, tmp_path / "copy")
+    other = [str(copy) if argument == str(out) else argument for argument in command]
+    other[other.index("kd,crd")] = "dkd"
+    teacher = copy / "teachers" / "resnet8"
+
+    def answer(*more):
+        code = main([*other, *more])
+        return code, capsys.readouterr().err
+
+    # One that the grid trains again with other settings, or that is another with the same settings.
+    teacher.rename(tmp_path / "resnet8")
+    code, error = answer("--teacher-set", "train.lr=0.2")
+    assert code == 2 and "has results of resnet8 teacher with other settings (train.lr=0.2)" in error
+    shutil.copytree(out / "resnet8-resnet8" / "kd" / "seed-0", tmp_path / "another")
+    rows = (copy / "results.jsonl").read_text()
+    (copy / "results.jsonl").write_text(
+        rows.replace(read_rows(copy / "results.jsonl")["resnet8:resnet8", "kd", None, 0]["teacher"], "0123456789abcdef")
+    )
+    code, error = answer()
+    assert code == 1 and "there are results of another teacher resnet8 than that in" in error
+    assert not (copy / "resnet8-resnet8" / "dkd").exists()
+    (copy / "results.jsonl").write_text(rows)
+    # One of --teachers.
+    (tmp_path / "T").mkdir()
+    (tmp_path / "another").rename(tmp_path / "T" / "resnet8")
+    code, error = answer("--teachers", str(tmp_path / "T"))
+    assert code == 2 and f"another teacher resnet8 than that in {tmp_path / 'T' / 'resnet8'}" in error
+    # Other data for another pair.
+    for split, images in (("train", "training images"), ("test", "test images")):
+        changed = tmp_path / f"{split}.h5"
+        shutil.copy(data, changed)
+        with h5py.File(changed, "r+") as file:
+            file[f"{split}/rgb"][:] = 255 - file[f"{split}/rgb"][:]
+        code, error = answer("--data", str(changed), "--pairs", "resnet14:resnet14")
+        assert code == 2 and f"with other {images} than those of {changed}" in error
+
+
 def test_another_teacher_under_the_same_path_is_refused(grid, in_process, capsys):
     out, command, _, _ = grid
     before, weights = files_in(out), out / "teachers" / "resnet8" / "student.safetensors"

@@ -67,6 +67,8 @@ def test_differences_are_paired_by_image_and_seed():
     assert bits_of(row("", "a", 0, ours[0])).tolist() == ours[0].tolist()
     assert paired({0: row("", "a", 0, ours[0])}, {1: row("", "b", 1, ours[0])}) is None
     assert paired({0: row("", "a", 0, ours[0])}, {0: row("", "b", 0, ours[0][:5])}) is None
+    one, other = ({**row("", "a", 0, ours[0]), "test": images} for images in ("one", "other"))
+    assert paired({0: one}, {0: other}) is None and paired({0: one}, {0: row("", "b", 0, ours[0])}) is not None
 
 
 def test_the_table_shares_students_and_says_when_figures_do_not_compare():

@@ -90,6 +90,15 @@ def test_operations_that_the_counter_of_torch_leaves_out(module, by_hand):
     assert network_cost(as_network(module, 16), (4, 7), rounds=1).flops == 2 * 4 * 7 * by_hand
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:The .grad attribute")
+def test_a_part_of_torch_jit_counts_as_what_it_was_made_from():
+    convolution = nn.Conv2d(1, 8, 3)
+    firsts = (torch.jit.script(convolution), convolution)
+    networks = [as_network(nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1) for first in firsts]
+    scripted, plain = network_costs(networks, [8, 8], rounds=1)
+    assert scripted.flops == plain.flops == 2 * 8 * 9 * 36 and scripted.parameters == plain.parameters == 80
+
+
 def test_operations_of_a_segmenter_by_hand_and_for_a_million_pixels():
     module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1))
     network = Network(module, taps=Taps(prediction="output:"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))

@@ -82,7 +82,7 @@ def test_ways_out_of_what_cannot_be_read(options, message, tmp_path, monkeypatch
         distilled(tmp_path, **options)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:The .grad attribute")
 @pytest.mark.parametrize("way", ["script", "trace"])
 def test_a_module_of_torch_jit_says_what_to_hand_over(way, tmp_path):
     net = Inference().net
@@ -90,6 +90,9 @@ def test_a_module_of_torch_jit_says_what_to_hand_over(way, tmp_path):
     message = "is a module of torch.jit, whose parts cannot be read: hand over the module that it was made from"
     with pytest.raises(UsageError, match=message):
         distilled(tmp_path, module)
+    whole = torch.nn.Sequential(module, torch.nn.Identity())
+    with pytest.raises(UsageError, match="Sequential has a part of torch.jit, 0, whose layers cannot be read: put the"):
+        distilled(tmp_path, whole)
 
 
 def test_none_takes_an_objective_out(tmp_path):

@@ -99,6 +99,10 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ),
         ([*GIVEN, "data.intrinsics=[1,2,3,4,5]"], "input should be 4 values, not 5: fx, fy, cx, cy of the frames"),
         ([*GIVEN, "data.void=none"], "data.void='none' is not allowed: input should be"),
+        (
+            [*GIVEN, "train.lr=${seed}"],
+            "'train.lr=${seed}' cannot be read: Interpolation key 'seed' not found; name a key that the config states",
+        ),
         ([*GIVEN, "data.void=none"], "; null stands for none"),
         ([*GIVEN, "student.resolution=[8]"], "input should be a valid integer or 2 values, not 1"),
         ([*GIVEN, "train.epochs"], "'train.epochs' is no override"),

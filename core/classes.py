@@ -208,10 +208,15 @@ def apply_class_map(
             where names are given; else their logits are cut off.
 
     Raises:
-        UsageError: There is no such place, class or name, too many or too few of them, or the names that the network
-            has say otherwise.
+        UsageError: There is no such place, class or name, too many or too few of them, the names that the network has
+            say otherwise, or it is matched by names with data that has none.
     """
     own = network.recipe["num_classes"]
+    if isinstance(class_map, Mapping) and classes is not None and names is None:
+        raise UsageError(
+            f"class_map of {who} says what the data calls its classes, and the data has no names for them: give a "
+            "list of places instead, [PLACE,…], for each class of the data the number of its own"
+        )
     _check_names(network.recipe.get("classes"), class_map, names, who)
     if isinstance(class_map, Mapping):
         network.recipe = {

@@ -125,7 +125,8 @@ def lacks_classes(split: Any, what: str) -> str:
             f"has labels that mark any number of classes, and {what} needs one class for each sample: contrastill "
             "evaluate measures the mAP of such labels, or name other data"
         )
-    return f"has no classes, and {what} needs one for each sample: name labelled data"
+    way = getattr(split, "way_to_classes", "")
+    return f"has no classes, and {what} needs one for each sample: {f'{way}, or ' if way else ''}name labelled data"
 
 
 def label_fields(targets: Tensor | None, vectors: Tensor | None, index: Tensor | slice) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ loaded already.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ..core.registry import DATASETS
 from .io.file_splits import FileSplit, PairSplit
 from .io.folders import is_free
 from .io.shared_samples import warn_of_shared_samples
-from .io.table_columns import is_picture
+from .io.table_columns import is_of_library, is_picture
 from .io.table_splits import TableOptions, TableSplits, test_name, train_name
 
 _WAYS = (
@@ -89,12 +88,12 @@ class LoadedHuggingFace:
 
 def is_streamed(argument: Any) -> bool:
     """Whether an object is an ``IterableDataset`` of the library, or a dict of such."""
-    return _is(argument, "IterableDataset", "IterableDatasetDict")
+    return is_of_library(argument, "IterableDataset", "IterableDatasetDict")
 
 
 def is_dataset_dict(argument: Any) -> bool:
     """Whether an object is a ``DatasetDict`` of the library."""
-    return _is(argument, "DatasetDict")
+    return is_of_library(argument, "DatasetDict")
 
 
 def usual_pair(datasets: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -114,16 +113,10 @@ def has_stored_pictures(argument: Any) -> bool:
     transformed by the user.
     """
     return (
-        _is(argument, "Dataset")
+        is_of_library(argument, "Dataset")
         and argument.format["type"] is None
         and any(map(is_picture, argument.features.values()))
     )
-
-
-def _is(argument: Any, *names: str) -> bool:
-    """Whether an object is of one of the library's classes; where it is not imported, nothing is."""
-    library = sys.modules.get("datasets")
-    return any(isinstance(argument, kind) for name in names if (kind := getattr(library, name, None)) is not None)
 
 
 def _is_saved(root: Path) -> bool:

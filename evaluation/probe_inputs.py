@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from ..core.classes import listed
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
@@ -171,11 +172,13 @@ class DataName:
             if split.targets is None:
                 raise UsageError(f"the {name} split of {self.text} {lacks_classes(split, 'a probe')}")
         train, test = splits["train"], splits["test"]
-        if train.num_classes != test.num_classes or train.classes != test.classes:
-            raise UsageError(
-                f"{self.text} has {train.num_classes} classes in its train split and {test.num_classes}, or "
-                "others, in its test split"
-            )
+        named = train.classes is not None and test.classes is not None
+        if train.num_classes != test.num_classes or (named and [*train.classes] != [*test.classes]):
+            called = {name: f" ({listed(split.classes)})" if split.classes else "" for name, split in splits.items()}
+            counts = [
+                f"{split.num_classes} classes{called[name]} in its {name} split" for name, split in splits.items()
+            ]
+            raise UsageError(f"{self.text} has {' and '.join(counts)}: number both splits by one list of classes")
         data = OpenData(self, train, test, dataset.folds() if self.folds else None, self._chosen(train))
         data.check()
         return data

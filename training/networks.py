@@ -57,10 +57,11 @@ def build_networks(
         UsageError: Their weights, classes or lengths do not fit the data or each other.
     """
     classes, names = splits["train"].num_classes, splits["train"].classes
+    way = getattr(splits["train"], "way_to_classes", "")
     _check_student_is_dense(config)
     set_seed(config.seed)
     teachers = [
-        build(teacher, classes, statistics, names=names, key=f"teachers.{number}")
+        build(teacher, classes, statistics, names=names, key=f"teachers.{number}", way_to_classes=way)
         for number, teacher in enumerate(config.teachers)
     ]
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
@@ -75,6 +76,7 @@ def build_networks(
         names=names,
         student=True,
         key="student",
+        way_to_classes=way,
     )
     _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
@@ -241,6 +243,7 @@ def build(
     names: Sequence[str] | None = None,
     student: bool = False,
     key: str = "",
+    way_to_classes: str = "",
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -251,6 +254,7 @@ def build(
         names: Names of the data's classes, for a class_map.
         student: Whether it is the student.
         key: Of its section, as ``teachers.0``, for messages.
+        way_to_classes: How what the data stores would be classes, for a message; empty: not known.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
@@ -265,10 +269,10 @@ def build(
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
-        name = short_name(config.model)
+        name, way = short_name(config.model), f"{way_to_classes}, else " if way_to_classes else ""
         raise UsageError(
-            f"the training data has no classes for whole samples: say how long the logits of {name} are with {where}, "
-            "or of label maps take a network that answers for each position, such as unet/resnet20"
+            f"the training data has no classes for whole samples: {way}say how long the logits of {name} are with "
+            f"{where}, or of label maps take a network that answers for each position, such as unet/resnet20"
         )
     measured = (statistics or {}).get(config.modality)
     network = build_network(

@@ -33,12 +33,14 @@ class ReadSplit(ABC):
 
     Attributes:
         rows: Which of the reader's samples this split has, by their place in it; None: all.
+        way_to_classes: Of a split without classes, for messages: how what is stored would be some; empty: not known.
     """
 
     rows: np.ndarray | None = None
     num_samples: int
     targets: Tensor | None
     label_vectors: Tensor | None = None
+    way_to_classes: str = ""
     camera: Camera | None
     augmented: bool
     color_jitter: float

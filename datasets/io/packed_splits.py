@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import torch
 
+from ...core.classes import listed
 from ...core.errors import UsageError
 from .file_views import LABELS
 from .hdf5 import open_packed
@@ -60,7 +61,8 @@ def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
     """Several splits as one, one after the other; samples of a part without label maps are unlabelled.
 
     Raises:
-        UsageError: They differ in the sizes of their images, in the kinds of their labels or in their cameras.
+        UsageError: They differ in the sizes of their images, in the kinds of their labels, in the names of their
+            classes or in their cameras.
     """
     first = next((part for part in parts if LABELS in part.images), parts[0])
     for part in parts:
@@ -74,6 +76,12 @@ def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
             what = "unit or intrinsics of depth" if part.camera != first.camera else "whether they have classes"
             raise UsageError(
                 f"the groups of data.splits differ in {what}: set data.target=null, or one data.depth_unit"
+            )
+        if part.classes != first.classes:
+            names = [listed(each.classes or ()) or "none" for each in (first, part)]
+            raise UsageError(
+                f"the groups of data.splits differ in the names of their classes: {names[0]}, and {names[1]}: number "
+                "all by one list, and write it as file.attrs['classes']"
             )
     images = {}
     for name, stored in first.images.items():
@@ -93,7 +101,7 @@ def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
         images,
         targets=whole("targets"),
         label_vectors=whole("label_vectors"),
-        num_classes=first.num_classes,
+        num_classes=None if first.num_classes is None else max(part.num_classes or 0 for part in parts),
         classes=first.classes,
         flip=first.flip,
         camera=first.camera,

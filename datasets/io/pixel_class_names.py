@@ -40,7 +40,7 @@ def pixel_class_names(dataset: Any, *, labelled: bool, highest: int) -> list[str
             raise UsageError(f"{what} begins with {names[0] if names else 'nothing'}: the first names 0, unlabelled")
         named = [*names]
     else:
-        own = None if labelled else class_names_of(dataset)
+        own = None if labelled else class_names_of(dataset, columns=False)
         if own is None:
             return None
         named = own if own[0].lower() in NO_LABEL else ["unlabelled", *own]

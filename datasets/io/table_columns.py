@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from .modality_folders import DEPTH_NAMES, RGB_NAMES
 from .values import RGB, VECTORS
 
 _LABEL_NAMES = ("label", "labels", "target")
+# What a column of labels is called, whether or not it is read without being named.
+_LABEL_LIKE = (*_LABEL_NAMES, "class")
 # What a column is called, and which modality it is.
 _USUAL = {**dict.fromkeys(DEPTH_NAMES, "depth"), LABELS: LABELS, **{name: name for name in VECTORS}}
 _RESERVED = ("index", "target", "camera")
@@ -98,9 +101,10 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
         if label not in features:
             raise unknown_name(f"column of {where} (data.label)", label, [*features])
         if not _is_label(features[label]):
+            way = way_from_floats(features, label)
             raise UsageError(
                 f"{where}: the column {label} is {features[label]}, and a label is a ClassLabel, a whole number or a "
-                f"text for each row, or a list of classes or of numbers{way_from_floats(features, label)}"
+                f"text for each row, or a list of classes or of numbers{f'; {way}' if way else ''}"
             )
         return label
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
@@ -113,6 +117,20 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
     return named[0] if named else None
 
 
+def unread_label(features: Mapping[str, Any], column: str) -> str | None:
+    """Another column than that of the classes that is called as labels are; None where there is none."""
+    return next(
+        (
+            name
+            for name, feature in features.items()
+            if name != column
+            and name.lower() in _LABEL_LIKE
+            and (type(feature).__name__ in ("ClassLabel", "Value") or is_list(feature))
+        ),
+        None,
+    )
+
+
 def way_from_floats(features: Mapping[str, Any], label: str | None = None) -> str:
     """How floats in a column that is called as labels are, or is ``label``, become classes; empty where there are
     none.
@@ -121,7 +139,13 @@ def way_from_floats(features: Mapping[str, Any], label: str | None = None) -> st
     name = next((name for name in names if "float" in str(getattr(features[name], "dtype", ""))), None)
     if name is None:
         return ""
-    return f"; if the floats in {name} number classes, dataset.cast_column({name!r}, datasets.Value('int64'))"
+    return f"if the floats in {name} number classes, dataset.cast_column({name!r}, datasets.Value('int64'))"
+
+
+def is_of_library(argument: Any, *names: str) -> bool:
+    """Whether an object is of one of the classes of the library ``datasets``; where it is not imported, nothing is."""
+    library = sys.modules.get("datasets")
+    return any(isinstance(argument, kind) for name in names if (kind := getattr(library, name, None)) is not None)
 
 
 def is_picture(feature: Any) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...core.classes import listed, read_names
+from ...core.classes import check_numbers, listed, read_names
 from ...core.errors import UsageError
 from ...core.label_vectors import NUMBER_FOR_EACH
+from ...core.value_scale import note_once
 from .table_columns import is_list
 
 UNLABELLED = -1
@@ -24,11 +25,13 @@ class TableLabels:
         names: Of the classes; None: they have none.
         rows: float32 (N, C), where a row holds a list: of classes, or of a number for each class; ``numbers`` say then
             which have one, with 0.
+        texts: Whether the column holds the names themselves.
     """
 
     numbers: np.ndarray
     names: list[str] | None
     rows: np.ndarray | None = None
+    texts: bool = False
 
     @classmethod
     def read(cls, dataset: Any, column: str, where: str) -> TableLabels:
@@ -48,7 +51,7 @@ class TableLabels:
             texts = cells.to_pylist()
             names = sorted({text for text in texts if text})
             places = {name: place for place, name in enumerate(names)} | {None: UNLABELLED, "": UNLABELLED}
-            return cls(np.array([places[text] for text in texts], np.int64), names)
+            return cls(np.array([places[text] for text in texts], np.int64), names, texts=True)
         numbers = np.array([UNLABELLED if value is None else int(value) for value in cells.to_pylist()], np.int64)
         return _checked(numbers, names, f"{where}, column {column}")
 
@@ -62,13 +65,26 @@ class TableLabels:
         """Rows without a label."""
         return np.flatnonzero(self.numbers == UNLABELLED)
 
-    def numbered_by(self, train: TableLabels, where: str) -> TableLabels:
-        """With the numbers that the training split has for classes of the same names.
+    def numbered_by(self, train: TableLabels, where: str, train_where: str, column: str) -> TableLabels:
+        """With the numbers that the training split has for classes of the same names; with its own, which a line says,
+        where one of the two has no names.
+
+        Args:
+            train: Of the training split.
+            where: The split, for messages.
+            train_where: The training split, for messages.
+            column: Of the labels, for messages.
 
         Raises:
-            UsageError: A class that the training split does not have.
+            UsageError: A class that the training split does not have, or numbers beside names that have none.
         """
-        if self.names is None or train.names is None or self.names == train.names:
+        if self.names == train.names:
+            return self
+        if self.names is None:
+            _match_numbers(train, self, train_where, where, column)
+            return replace(self, names=train.names)
+        if train.names is None:
+            _match_numbers(self, train, where, train_where, column)
             return self
         if self.rows is not None:
             raise UsageError(
@@ -85,6 +101,28 @@ class TableLabels:
                 f"split has {listed(train.names)}: filter such rows out, or correct the class"
             )
         return TableLabels(numbers, train.names)
+
+
+def _match_numbers(named: TableLabels, nameless: TableLabels, who: str, other: str, column: str) -> None:
+    """Say that numbers are matched with the places of names in a list.
+
+    Args:
+        named: Has names.
+        nameless: Has none.
+        who: Whose ``named`` are, for messages.
+        other: Whose ``nameless`` are.
+        column: Of the labels.
+
+    Raises:
+        UsageError: The names are texts, which have no numbers; numbers in another order; or too few.
+    """
+    way = f"cast the column of both to one list of names, dataset.cast_column({column!r}, datasets.ClassLabel(names=…))"
+    if named.texts:
+        raise UsageError(f"the labels of {who} are texts, and those of {other} are numbers: {way}")
+    assert named.names is not None, "it has names"
+    check_numbers(named.names, who, other, way)
+    _checked(nameless.numbers, named.names, other)
+    note_once(f"the classes of {who} and {other} are matched by number alone, as {other} has no names for them: {way}")
 
 
 def _checked(numbers: np.ndarray, names: list[str] | None, where: str) -> TableLabels:
@@ -104,8 +142,12 @@ def _of_lists(cells: list[Any], names: list[str] | None, where: str) -> TableLab
     if names is not None:
         rows = np.zeros((len(cells), len(names)), np.float32)
         for row, cell in enumerate(cells):
-            if cell and (min(cell) < 0 or None in cell):
-                raise UsageError(f"{where}: row {row} lists the class {min(cell)}: leave it out of the list")
+            for each in cell or ():
+                if each is None or not 0 <= each < len(names):
+                    raise UsageError(
+                        f"{where}: row {row} lists the class {each}, and there are {len(names)}, which count from 0: "
+                        "leave it out of the list"
+                    )
             rows[row, cell or []] = 1
         return TableLabels(numbers, names, rows)
     lengths = {len(cell) for cell in cells if cell is not None}

@@ -12,12 +12,13 @@ from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
 from ...core.label_vectors import Labels, check_one_form, read_label_vectors
+from ...core.value_scale import note_once
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
 from .folders import SPLITS
 from .kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .pairs import PairOptions, open_pairs
-from .table_columns import is_array, label_column, modality_columns, way_from_floats
+from .table_columns import is_array, label_column, modality_columns, unread_label, way_from_floats
 from .table_labels import TableLabels, check_labelled
 from .values import RGB, LabelRule, warn_of_gaps
 
@@ -77,6 +78,11 @@ class TableSplits:
         features = datasets[self.train].features
         self.columns = modality_columns(features, options.image, options.modalities, where)
         self.label = label_column(features, options.label, where)
+        if options.label is None and self.label is not None and (other := unread_label(features, self.label)):
+            note_once(
+                f"{where}: the classes are those of the column {self.label}, and the column {other} is not read: "
+                f"data.label={other} takes it instead"
+            )
 
     def open(self, split: str) -> FileSplit | PairSplit | None:
         """``"train"`` or ``"test"``, of which a few samples are read. Only ``"train"`` is ever augmented.
@@ -104,6 +110,8 @@ class TableSplits:
             own, classes = Labels(torch.from_numpy(labels.numbers[rows]), None), labels.names or self._num_classes()
         opened = self._opened(split, contents, rows, own.targets, classes)
         opened.label_vectors = own.vectors
+        if labels is None:
+            opened.way_to_classes = way_from_floats(self.datasets[self.train].features)
         return opened
 
     def _vectors(self) -> dict[str, Labels]:
@@ -179,7 +187,7 @@ class TableSplits:
                     "one%s",
                     self.where,
                     ", ".join(self.datasets[self.train].features),
-                    way_from_floats(self.datasets[self.train].features),
+                    f"; {way}" if (way := way_from_floats(self.datasets[self.train].features)) else "",
                 )
             return None
         return self._labels_of(self._name(split))
@@ -198,15 +206,16 @@ class TableSplits:
             return labels
         train = self._labels_of(self.train)
         check_one_form({f"{self.where}/{self.train}": train.form, where: labels.form})
-        return labels.numbered_by(train, where)
+        return labels.numbered_by(train, where, f"{self.where}/{self.train}", self.label)
 
     def _num_classes(self) -> int:
-        """Of labels without names: one more than the highest of both splits."""
+        """Of labels without names: one more than the highest of both splits, or as many as the test split names."""
         train = self._labels_of(self.train).numbers
         warn_of_gaps(train, self.where)
         highest = [train.max()]
         if self.test is not None:
-            highest.append(self._labels_of(self._test_split()).numbers.max(initial=0))
+            test = self._labels_of(self._test_split())
+            highest += [test.numbers.max(initial=0), len(test.names or ()) - 1]
         return int(max(highest)) + 1
 
     def _check_columns(self, name: str) -> None:

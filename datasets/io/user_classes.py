@@ -13,15 +13,21 @@ from ...core.arguments import plain_number
 from ...core.classes import listed, read_names
 from ...core.errors import UsageError
 from ...core.value_scale import note_once
+from .table_classes import table_names
 
 _NUMBER = re.compile(r"-?[0-9]+")
 
 
-def class_names_of(dataset: Any) -> list[str] | None:
+def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
     """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from
     0 on are no names.
 
-    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
+    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers. A dataset of Hugging
+    Face without either has the names of its column of classes.
+
+    Args:
+        dataset: Of the user.
+        columns: Whether the names of a column are those that are asked for.
 
     Raises:
         UsageError: Datasets that number their classes in different ways are put together; the names are a text, a set
@@ -30,7 +36,7 @@ def class_names_of(dataset: Any) -> list[str] | None:
     while type(dataset) is Subset:
         dataset = dataset.dataset
     if type(dataset) is ConcatDataset:
-        parts = [class_names_of(part) for part in dataset.datasets]
+        parts = [class_names_of(part, columns=columns) for part in dataset.datasets]
         known = [names for names in parts if names is not None]
         if any(names != known[0] for names in known):
             other = next(names for names in known if names != known[0])
@@ -38,10 +44,18 @@ def class_names_of(dataset: Any) -> list[str] | None:
                 f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: "
                 "number all by one list of classes"
             )
-        return known[0] if known and len(known) == len(parts) else None
+        if known and len(known) < len(parts):
+            note_once(
+                f"ConcatDataset puts together datasets that name their classes ({listed(known[0])}) and others that "
+                "do not, so they are matched by number alone and have no names here: give each a list classes"
+            )
+            return None
+        return known[0] if known else None
     what = f"{type(dataset).__name__}.classes"
     names: Any = plain_number(attribute_of(dataset, "classes"))
     numbers = attribute_of(dataset, "class_to_idx")
+    if names is None and numbers is None:
+        return table_names(dataset) if columns else None
     if names is None:
         names = numbers
     if isinstance(names, Mapping):

@@ -22,6 +22,7 @@ from ...core.hashing import mix
 from ...core.label_vectors import plain_array
 from .camera import Unit, unit_of
 from .file_views import LABELS
+from .table_classes import hands_out_other_labels
 from .user_classes import attribute_of, class_names_of
 from .user_labels import read_label, shown_label
 from .user_pictures import check_as_first, is_deep, kind_of, pixels
@@ -104,13 +105,20 @@ class UserSamples:
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
         self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
+        relabelled = label is not None and (self._differs_from_column() or self._relabelled)
         self.classes = None if label is None else self._names_of(self._num_classes())
-        if self.classes is not None and self._relabelled:
+        if self.classes is not None and relabelled:
             self.notes.append(
                 f"{self.name} lists other labels than its samples have, so its names of classes are not used: give "
                 "the names of the labels as they are handed out"
             )
             self.classes = None
+
+    def _differs_from_column(self) -> bool:
+        """Whether the labels are others than those of the column that a table has names for."""
+        labels = self.targets if self.label_rows is None else self.label_rows
+        assert labels is not None, "there are labels"
+        return hands_out_other_labels(self.dataset, labels, self.name)
 
     def _num_classes(self) -> int:
         """As many classes as there are numbers in a label, or as the highest label needs."""

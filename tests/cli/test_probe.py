@@ -4,6 +4,7 @@ refuses.
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from contrastill import UsageError
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config, to_yaml
+from contrastill.evaluation import probe_inputs
 from contrastill.evaluation.probe_inputs import data_named, network_named
 from contrastill.models.build import build_network, save_student
 from contrastill.probe.cka import linear_cka
@@ -330,6 +332,45 @@ def test_what_cannot_be_probed(runs, packed, tmp_path, capsys, networks, data, o
     assert main(["probe", *arguments]) == code
     output = capsys.readouterr().err
     assert message in output and "Traceback" not in output
+
+
+def test_splits_of_other_classes_are_named_with_the_way_out(packed, monkeypatch):
+    def opened(train, test, counts=(2, 2)):
+        splits = {
+            name: SimpleNamespace(targets=torch.arange(count), num_classes=count, classes=classes)
+            for name, count, classes in (("train", counts[0], train), ("test", counts[1], test))
+        }
+        monkeypatch.setattr(probe_inputs, "dataset_of", lambda *_: SimpleNamespace(open=splits.get))
+        return data_named(str(packed / "three.h5")).open()
+
+    with pytest.raises(
+        UsageError, match=r"2 classes \(a, b\) in its train split and 2 classes \(b, a\) in its test spl"
+    ):
+        opened(["a", "b"], ["b", "a"])
+    with pytest.raises(
+        UsageError, match="2 classes in its train split and 3 classes in its test split: number both spl"
+    ):
+        opened(None, None, (2, 3))
+    assert opened(["a", "b"], ["a", "b"]).test.classes == ["a", "b"]
+    assert opened(None, ["a", "b"]).train.classes is None  # by number, which the data says in a line
+
+
+def test_numbers_and_texts_of_a_table_are_refused_with_the_way_out(tmp_path, capsys):
+    tables = pytest.importorskip("datasets", reason="pip install 'contrastill[datasets]'")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    splits = {
+        name: tables.Dataset.from_dict(
+            {"image": [picture] * 2, "label": labels},
+            features=tables.Features({"image": tables.Image(), "label": tables.Value(kind)}),
+        )
+        for name, kind, labels in (("train", "int64", [0, 1]), ("test", "string", ["a", "b"]))
+    }
+    tables.DatasetDict(splits).save_to_disk(tmp_path / "table")
+    assert (
+        main(["probe", "resnet8", "--data", f"huggingface:{tmp_path / 'table'}", "--out", str(tmp_path / "out")]) == 2
+    )
+    message = " ".join(capsys.readouterr().err.split())
+    assert "/test are texts, and those of" in message and "dataset.cast_column('label', datasets.ClassLabel(" in message
 
 
 def test_data_have_to_be_named(capsys):

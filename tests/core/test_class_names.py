@@ -245,6 +245,19 @@ def test_a_mapping_of_some_classes_gives_one_number_in_each_form(run, folder, ca
     assert "student.class_map=[PLACE,…]" in refused("evaluate", str(run), nameless, capsys=capsys)
 
 
+@pytest.mark.parametrize("given", ["{0: 1, 1: 0}", "{ash: 1, black: 0}", "{0: foo}", "{ash: 2, black: 1, white: 0}"])
+def test_a_mapping_to_data_without_names_is_refused_with_the_form_that_fits(run, folder, given, capsys):
+    nameless = pack(folder / "unnamed.h5", DARK, named=False)
+    line = "says what the data calls its classes, and the data has no names for them: give a list of places instead"
+    message = refused("evaluate", str(run), f"data.path={nameless}", f"student.class_map={given}", capsys=capsys)
+    assert f"class_map of student resnet8 of {run} {line}" in message and "number alone" not in message
+    teacher = f"teachers=[{{model: resnet8, weights: {run}, class_map: {given}}}]"
+    short = [f"data.path={nameless}", *SHORT, f"out={folder / 'mapped'}", "objectives={kd: {}}", "-q"]
+    assert line in refused("train", "teachers/cifar100", teacher, *short, capsys=capsys)
+    row, _ = evaluated(run, f"data.path={nameless}", "student.class_map=[0,1,2]", capsys=capsys)
+    assert row["top1"] > 90
+
+
 @pytest.mark.parametrize(("others", "classes"), [(True, ("x", "y", "a", None)), (False, ("x", "y"))])
 def test_classes_without_a_place_stay_answers_where_that_is_asked_for(others, classes):
     network = build_network("resnet8", num_classes=4)

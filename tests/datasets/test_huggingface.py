@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 
 import contrastill
 from contrastill.core.config.loading import load_config
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
+from contrastill.core.value_scale import note_once
 from contrastill.datasets.huggingface import LoadedHuggingFace
 from contrastill.datasets.io.fingerprint import fingerprint
 from contrastill.datasets.io.pack import source_of
 from contrastill.datasets.io.user_samples import UserSamples
+from contrastill.datasets.user_dataset import UserDataset
 
 hf = pytest.importorskip("datasets", reason="pip install 'contrastill[datasets]'")
 hf.disable_progress_bars()
@@ -269,6 +272,142 @@ def test_labels_of_each_kind():
     assert _open(_labelled([0, 1], names, "fine", coarse=[1, 0]), label="coarse").targets.tolist() == [1, 0]
 
 
+def test_labels_of_two_kinds_are_matched_by_number_with_a_line_or_refused(caplog):
+    note_once.cache_clear()
+    names, text, number = hf.ClassLabel(names=["wolf", "ape"]), hf.Value("string"), hf.Value("int64")
+    for train, test in (
+        (_labelled(["b", "a"], text), _labelled([0, 1], number)),
+        (_labelled([0, 1], number), _labelled(["b", "a"], text)),
+    ):
+        with pytest.raises(
+            UsageError, match=r"are texts, and those of .* are numbers: cast .*cast_column\('label', data"
+        ):
+            _open({"train": train, "test": test}, "test")
+        assert not caplog.text
+    line = (
+        "the classes of the Dataset/{} and the Dataset/{} are matched by number alone, as the Dataset/{} has no names"
+    )
+    data = {"train": _labelled([1, 0], names), "test": _labelled([1, 0], number)}
+    assert [_open(data, split).classes for split in data for _ in range(2)] == [["wolf", "ape"]] * 4
+    assert caplog.text.count(line.format("train", "test", "test")) == 1
+    data = {"train": _labelled([0, 0], number), "test": _labelled([1, 0], names)}
+    train, test = (_open(data, split) for split in data)
+    assert (train.classes, train.num_classes, test.classes, test.num_classes) == (None, 2, ["wolf", "ape"], 2)
+    assert caplog.text.count(line.format("test", "train", "train")) == 1
+    for names in (["10", "9"], ["a"]):
+        data = {"train": _labelled([0, 1], number), "test": _labelled([0], hf.ClassLabel(names=names))}
+        for each in (data, {"train": data["test"], "test": data["train"]}):
+            with pytest.raises(UsageError, match="numbers in another order|label 1 is beyond the 1 names of classes"):
+                _open(each, "test")
+    several = {
+        "train": _listed([[0, 1], [1]], hf.List(hf.ClassLabel(names=["a", "b"]))),
+        "test": _listed([[0, 1]], hf.List(number)),
+    }
+    caplog.clear()
+    note_once.cache_clear()
+    assert _open(several, "test").classes == ["a", "b"]
+    assert line.format("train", "test", "test") in caplog.text
+
+
+def test_another_column_that_is_called_as_labels_are_is_named_in_a_line(caplog):
+    note_once.cache_clear()
+    domain = hf.ClassLabel(names=["indoors", "outdoors"])
+    for name, feature, labels in (
+        ("label", hf.Value("string"), ["cat", "dog"]),
+        ("class", hf.Value("int64"), [0, 1]),
+        ("target", hf.Value("float32"), [0.0, 1.0]),
+    ):
+        pictures = [_encoded(_picture(k, 8, 8)) for k in range(2)]
+        data = _dataset(
+            {"image": [{"path": None, "bytes": each} for each in pictures], "domain": [1, 0], name: labels},
+            image=hf.Image(), domain=domain, **{name: feature},
+        )  # fmt: skip
+        caplog.clear()
+        assert [_open(data).classes for _ in range(2)] == [["indoors", "outdoors"]] * 2
+        line = f"classes are those of the column domain, and the column {name} is not read: data.label={name} takes it"
+        assert caplog.text.count(line) == 1
+        caplog.clear()
+        _open(data, label="domain")
+        _open(data.remove_columns(name))
+        assert not caplog.text
+
+
+def _shaped(rows):
+    return {
+        "image": [torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in rows["image"]], "label": rows["label"],
+    }  # fmt: skip
+
+
+def _user_splits(train, test):
+    opened = UserDataset(train, test)(UserDataset.Options())
+    return opened.open("train"), opened.open("test")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda table: table.with_format("numpy"),
+        lambda table: table.with_format("torch"),
+        lambda table: table.with_transform(_shaped),
+        lambda table: table.rename_column("label", "kind").with_transform(
+            lambda rows: _shaped({"image": rows["image"], "label": rows["kind"]})
+        ),
+        lambda table: Subset(table, range(len(table))),
+        lambda table: Subset(Subset(table.with_format("numpy"), [2, 1, 0]), [2, 1, 0]),
+        lambda table: ConcatDataset([table, table.with_format("numpy")]),
+    ],
+)
+def test_samples_of_a_formatted_table_have_the_names_of_its_column(shape):
+    first, second = (hf.ClassLabel(names=names) for names in (["wolf", "ape", "elk"], ["elk", "ape", "wolf"]))
+    a, b = _labelled([0, 1, 2], first), _labelled([0, 1, 2], second)
+    train, test = _user_splits(shape(a), shape(b))
+    assert train.classes == test.classes == ["wolf", "ape", "elk"] and test.targets.tolist()[:3] == [2, 1, 0]
+    with pytest.raises(UsageError, match="puts together datasets whose classes are wolf, ape, elk, and elk, ape, wolf"):
+        UserDataset(ConcatDataset([shape(a), shape(b)]))
+
+
+def test_samples_of_a_table_have_its_names_where_their_labels_are_its_own(caplog):
+    note_once.cache_clear()
+    table = _labelled([0, 1, 2], hf.ClassLabel(names=["wolf", "ape", "elk"]))
+    other = table.with_transform(lambda rows: {**_shaped(rows), "label": [2 - each for each in rows["label"]]})
+    assert _user_splits(other, None)[0].classes is None and "lists other labels than its samples have" in caplog.text
+    other.classes = ["elk", "ape", "wolf"]
+    assert _user_splits(other, None)[0].classes == ["elk", "ape", "wolf"]
+    assert UserSamples(_labelled([0, 1, 2], hf.Value("int64")).with_format("numpy")).classes is None
+    caplog.clear()
+    assert UserSamples(ConcatDataset([table, _labelled([0], hf.Value("int64"))])).classes is None
+    assert "that name their classes (wolf, ape, elk) and others that do not, so they are matched by" in caplog.text
+    frames = np.ones((3, 8, 8, 1), np.uint8)
+    maps = table.with_transform(
+        lambda rows: {"image": _shaped(rows)["image"], "semantics": frames[: len(rows["label"])]}
+    )
+    assert _user_splits(maps, None)[0].semantic_classes is None  # names of whole samples are none of pixels
+
+
+def test_samples_of_several_classes_have_the_names_of_their_column():
+    names = ["wolf", "ape", "elk"]
+    feature, turned = hf.List(hf.ClassLabel(names=names)), hf.List(hf.ClassLabel(names=names[::-1]))
+    lists = [[0, 1], [2, 0], [1, 2]]
+
+    def hot(rows):
+        return {
+            "image": _shaped({**rows, "label": None})["image"],
+            "label": [[float(place in row) for place in range(3)] for row in rows["labels"]],
+        }
+
+    a, b = (_listed(lists, each).with_transform(hot) for each in (feature, turned))
+    assert [split.classes for split in _user_splits(a, a)] == [names] * 2
+    with pytest.raises(
+        UsageError, match="training dataset has the classes wolf, ape, elk, and the test dataset elk, a"
+    ):
+        _user_splits(a, b)
+    listing = _listed([[0, 1], [1, 0]], feature).rename_column("labels", "label").with_format("numpy")
+    with pytest.raises(
+        UsageError, match="labels of Dataset list the classes of a sample, .*: hand out 1 for each class"
+    ):
+        UserSamples(listing)
+
+
 def test_unlabelled_test_split_gives_way_to_validation(caplog):
     feature = hf.ClassLabel(names=["a", "b"])
     hidden = {"train": _labelled([0, 1], feature), "test": _labelled([-1, -1, -1], feature)}
@@ -374,6 +513,14 @@ def test_one_call_leaves_rows_that_the_user_shapes_alone(both, tmp_path):
         )
 
 
+def test_floats_that_number_classes_are_refused_with_the_way_to_classes(tmp_path):
+    data = _labelled([0.0, 1.0], hf.Value("float32"))
+    with pytest.raises(
+        UsageError, match=r"if the floats in label number classes, dataset.cast_column\('label', .*else sa"
+    ):
+        contrastill.distill(None, "resnet8", data, out=tmp_path / "run", objectives="cross_entropy", **_CALL)
+
+
 def test_streams_are_refused(both, tmp_path):
     stream = both[2]["train"].to_iterable_dataset()
     for data in (stream, (stream, stream), hf.IterableDatasetDict({"train": stream})):
@@ -419,6 +566,8 @@ def test_lists_of_classes_and_of_numbers_are_labels_of_several_classes():
         ([[1, 2], [1]], "int64", "lists of 1 to 2 numbers.*lists of ClassLabel"),
         ([[0.5, 0.1], [0.2, 0.2]], "float32", "neither hold 0 and 1 alone nor sum to 1"),
         ([[0, -1], [1]], None, "row 0 lists the class -1"),
+        ([[0], [None, 1]], None, "row 1 lists the class None, .*: leave it out of the list"),
+        ([[None, 1.0], [0.0, 1.0]], "float32", "labels .N, C. hold negative or infinite numbers or NaN"),
         ([[0], None], None, "1 of 2 rows have no label"),
     ],
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from contrastill.core.errors import UsageError
+from contrastill.core.value_scale import note_once
 from contrastill.datasets.packed import Packed
 
 NUMBERS = np.arange(6) % 3
@@ -56,6 +57,97 @@ def test_names_that_the_splits_or_a_list_in_the_file_hold_are_read(tmp_path):
     assert split.classes == ["b", "c", "a"] and split.num_classes == 3
     with pytest.raises(UsageError, match="target goes from 0 to 2, classes are 0 to 1"):
         named_elsewhere(tmp_path, lambda file: file.update(classes=np.array([b"b", b"c"])))
+
+
+def texts(names):
+    return np.array(names, h5py.string_dtype())
+
+
+def test_names_in_a_list_beside_the_fields_of_a_split_are_read(tmp_path):
+    def lists(file, train=("b", "a", "c"), test=("b", "a", "c")):
+        file["train/classes"], file["test/classes"] = texts(list(train)), np.array(list(test), "S1")
+
+    assert named_elsewhere(tmp_path, lists).classes == ["b", "a", "c"]
+    with pytest.raises(UsageError, match=r"train names the classes b, a, c, and test a, b, c: number both by one list"):
+        named_elsewhere(tmp_path, lambda file: lists(file, test="abc"))
+    with pytest.raises(UsageError, match=r"train names the classes b, a, c, and test a, b, c: number both by one list"):
+        named_elsewhere(
+            tmp_path, lambda file: (file["train"].attrs.update(classes=list("bac")), lists(file, "zzz", "abc"))
+        )
+    # The class of each sample, and a list that is no text.
+    assert named_elsewhere(tmp_path, lambda file: lists(file, "abcabc", "abcabc")).classes is None
+    assert named_elsewhere(tmp_path, lambda file: file.update({"train/classes": np.arange(3)})).classes is None
+
+
+@pytest.mark.parametrize("other", ["train", "test"])
+def test_names_of_one_split_are_matched_by_number_with_a_line(tmp_path, other, caplog):
+    note_once.cache_clear()
+    named = "test" if other == "train" else "train"
+    line = f"the classes of {named} and {other} are matched by number alone, as {other} has no names for them: write "
+    for change in (
+        lambda file: file[named].attrs.update(classes=["b", "a", "c"]),
+        lambda file: file.update({f"{named}/classes": texts(["b", "a", "c"])}),
+    ):
+        caplog.clear()
+        note_once.cache_clear()
+        assert named_elsewhere(tmp_path, change).classes == ["b", "a", "c"]
+        test = Packed(Packed.Options(path=str(tmp_path / "data.h5"))).open("test")
+        assert test.classes == ["b", "a", "c"] and caplog.text.count(line) == 1
+    with pytest.raises(
+        UsageError, match=f"the classes of .*:{named} are called 9, 8, 10, .*, and .*:{other} has no na"
+    ):
+        named_elsewhere(tmp_path, lambda file: file[named].attrs.update(classes=["9", "8", "10"]))
+    caplog.clear()
+    note_once.cache_clear()
+    opened(tmp_path, ["b", "a"], ["a"])
+    with h5py.File(tmp_path / "data.h5", "r+") as file:
+        file["train"].attrs["classes"] = ["b", "a"]
+    assert Packed(Packed.Options(path=str(tmp_path / "data.h5"))).open("test").targets.tolist() == [1]
+    assert not caplog.text  # the samples themselves have names
+
+
+def with_enums(path, train, test=None, change=lambda file: None):
+    opened(path, NUMBERS)
+    with h5py.File(path / "data.h5", "r+") as file:
+        for split, numbers in (("train", train), ("test", test)):
+            if numbers is not None:
+                del file[f"{split}/target"]
+                values = np.array([*numbers.values()] * (6 // len(numbers)), np.int8)
+                file.create_dataset(f"{split}/target", data=values, dtype=h5py.enum_dtype(numbers, "i1"))
+        change(file)
+    splits = Packed(Packed.Options(path=str(path / "data.h5")))
+    return splits.open("train"), splits.open("test")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_names_of_an_enum_are_those_of_its_numbers(tmp_path, first):
+    own = {name: number + first for number, name in enumerate(["cat", "ant", "bee"])}
+    other = {name: number + first for number, name in enumerate(["bee", "cat", "ant"])}
+    train, test = with_enums(tmp_path, own, other)
+    assert train.classes == test.classes == ["cat", "ant", "bee"] and train.num_classes == 3
+    assert train.targets.tolist() == [0, 1, 2] * 2 and test.targets.tolist() == [2, 0, 1] * 2
+    listed = with_enums(tmp_path, own, other, lambda file: file.attrs.update(classes=["ant", "bee", "cat", "dog"]))
+    assert listed[0].classes == ["ant", "bee", "cat", "dog"] and listed[0].targets.tolist() == [2, 0, 1] * 2
+    with pytest.raises(
+        UsageError, match="target of test has the class elk, which the enum of train lacks .cat, ant, bee"
+    ):
+        with_enums(tmp_path, own, {"elk": 0, "cat": 1})
+    with pytest.raises(
+        UsageError, match="of train has the class ant, which the attribute classes lacks .*delete the at"
+    ):
+        with_enums(tmp_path, own, other, lambda file: file.attrs.update(classes=["a", "b", "c"]))
+    with pytest.raises(
+        UsageError, match="train are names of classes, and those of .*test are numbers of classes: give"
+    ):
+        with_enums(tmp_path, own)
+
+    def unnamed(file):
+        file["train/target"][4] = 7
+
+    with pytest.raises(
+        UsageError, match="train/target of sample 4 is 7, which its enum does not name .cat, ant, bee.:"
+    ):
+        with_enums(tmp_path, own, other, unnamed)
 
 
 @pytest.mark.parametrize(

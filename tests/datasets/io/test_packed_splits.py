@@ -98,3 +98,30 @@ def test_what_cannot_be_joined_is_refused(file, tmp_path):
         opened(str(other), splits={"train": ["one", "two"], "test": None}, fields={"rgb": "rgb"})
     with pytest.raises(UsageError, match="no split .group. 'three'"):
         opened(file, splits={"train": ["pairs", "three"], "test": None}, fields={"rgb": "rgb"})
+
+
+def test_groups_of_one_split_number_their_classes_alike(tmp_path):
+    def joined(first, second, attribute):
+        path = tmp_path / "groups.h5"
+        with h5py.File(path, "w") as file:
+            for name, values in (("a", first), ("b", second)):
+                file[f"{name}/rgb"] = np.zeros((2, 8, 8, 3), np.uint8)
+                file[f"{name}/target"] = np.array([0, 1]) if attribute else np.array(values, h5py.string_dtype())
+                if attribute:
+                    file[name].attrs["classes"] = values
+        return opened(str(path), fields={"rgb": "rgb"}, target="target", splits={"train": ["a", "b"], "test": None})
+
+    for attribute in (True, False):
+        assert joined(["cat", "dog"], ["cat", "dog"], attribute).classes == ["cat", "dog"]
+        with pytest.raises(
+            UsageError, match="differ in the names of their classes: cat, dog, and dog, elk: number all"
+        ):
+            joined(["cat", "dog"], ["dog", "elk"], attribute)
+
+
+def test_groups_without_names_have_the_classes_of_all(tmp_path):
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        for name, highest in (("a", 1), ("b", 4)):
+            file[f"{name}/rgb"], file[f"{name}/target"] = np.zeros((2, 8, 8, 3), np.uint8), np.array([0, highest])
+    options = {"fields": {"rgb": "rgb"}, "target": "target", "splits": {"train": ["a", "b"], "test": None}}
+    assert opened(str(tmp_path / "groups.h5"), **options).num_classes == 5

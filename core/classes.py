@@ -70,14 +70,19 @@ def read_names(names: Iterable[Any], what: str) -> list[str]:
     texts = [_text(name) for name in names]
     if "" in texts:
         raise UsageError(f"{what} has no name for class {texts.index('')}: name every class, or none")
-    repeated = next((name for name, count in Counter(texts).items() if count > 1), None)
+    note_repeated(texts, what)
+    return texts
+
+
+def note_repeated(names: Sequence[str], what: str) -> None:
+    """Log that a name is that of two classes; ``what`` says whose names they are."""
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
-        numbers = " and ".join(str(number) for number, name in enumerate(texts) if name == repeated)
+        numbers = " and ".join(str(number) for number, name in enumerate(names) if name == repeated)
         note_once(
             f"{what}: the classes {numbers} are both called {repeated}, so they can be matched with those of a network "
             "or of other data only by a list of the same names in the same order: rename one to match them by name"
         )
-    return texts
 
 
 def _text(name: Any) -> str:

@@ -14,10 +14,11 @@ from pydantic import Field
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .io.file_splits import FileSplit, PairSplit
-from .io.folders import is_free
+from .io.folders import is_free, split_folders, tell_of_unread, walk
 from .io.shared_samples import warn_of_shared_samples
 from .io.table_columns import is_of_library, is_picture
 from .io.table_splits import TableOptions, TableSplits, test_name, train_name
+from .io.unnamed_splits import pair_of_splits
 
 _WAYS = (
     "name a folder that save_to_disk wrote, a folder of parquet files, or a data set of the Hub, with a network or "
@@ -30,11 +31,12 @@ class HuggingFace:
     """A data set of Hugging Face ``datasets``: a folder of ``save_to_disk``, a folder of parquet files, or the name of
     one on the Hub.
 
-    A row is a sample, and its ``index`` the row's place. Pictures are decoded from their stored bytes as files are: 16
-    bits stay 16 bits, palettes of label maps stay numbers, EXIF's rotation is applied; views are those of
-    ``image_folder`` for rgb alone, and of ``paired_folder`` for several columns. Classes are those of the ClassLabel in
-    its order, of texts the sorted ones, or whole numbers without names. Without a split to test on, a tenth of the rows
-    is held out, by a hash of the row's number.
+    Parquet files may lie in the folder, or in folders ``train`` and ``test`` there. A row is a sample, and its
+    ``index`` the row's place. Pictures are decoded from their stored bytes as files are: 16 bits stay 16 bits, palettes
+    of label maps stay numbers, EXIF's rotation is applied; views are those of ``image_folder`` for rgb alone, and of
+    ``paired_folder`` for several columns. Classes are those of the ClassLabel in its order, of texts the sorted ones,
+    or whole numbers without names. Without a split to test on, a tenth of the rows is held out, by a hash of the row's
+    number.
 
     Raises:
         UsageError: No such data set, split or column, rows without a label, a class that only the test split has.
@@ -55,9 +57,7 @@ class HuggingFace:
     def recognises(path: str) -> bool:
         """Whether ``path`` is a folder that ``save_to_disk`` wrote, or one of parquet files."""
         root = Path(path)
-        return is_free(root) and (
-            _is_saved(root) or any(next(folder.glob("*.parquet"), None) is not None for folder in (root, root / "data"))
-        )
+        return is_free(root) and (_is_saved(root) or any(map(_has_tables, (root, root / "data"))))
 
     def open(self, split: str) -> FileSplit | PairSplit | None:
         """``"train"`` or ``"test"``, of which a few samples are read. Only ``"train"`` is ever augmented."""
@@ -105,6 +105,8 @@ def usual_pair(datasets: Mapping[str, Any]) -> tuple[Any, Any]:
     where = "the DatasetDict"
     train = train_name(datasets, None, where)
     test = test_name(datasets, train, None, where)
+    read = [name for name in (train, test) if name is not None]
+    tell_of_unread(where, [name for name in datasets if name not in read], read)
     return datasets[train], None if test is None else datasets[test]
 
 
@@ -123,6 +125,12 @@ def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (
         (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
     )
+
+
+def _has_tables(root: Path) -> bool:
+    """Whether parquet files lie in a folder, or in a folder there for each split."""
+    folders = (root, *split_folders(root, "train")) if root.is_dir() else ()
+    return any(next(folder.glob("*.parquet"), None) is not None for folder in folders)
 
 
 def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]:
@@ -146,6 +154,37 @@ def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]
         else:
             loaded = load_dataset(str(root) if root.exists() else path, name=config, revision=revision)
     except Exception as error:  # of the network, the Hub, fsspec, the library, Arrow
+        if type(error).__name__ == "DatasetGenerationError" and (cause := _first_cause(error)) is not error:
+            raise UsageError(
+                f"data.path={path} cannot be loaded by the library datasets ({' '.join(str(cause).split())}): give the "
+                "files of all splits the same columns with the same types, and mend or remove damaged ones"
+            ) from error
         reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
         raise UsageError(f"data.path={path} cannot be loaded by the library datasets ({reason}): {_WAYS}") from error
+    if len(loaded) == 1 and not isinstance(loaded, library.Dataset) and not _is_saved(root) and root.is_dir():
+        _check_one_split(root)
     return {str(loaded.split or "train"): loaded} if isinstance(loaded, library.Dataset) else dict(loaded)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error came of, that says only where it happened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check_one_split(root: Path) -> None:
+    """Refuse files that the library reads as one split and whose names are those of several: samples to test on would
+    be trained on.
+
+    Raises:
+        UsageError: There are such.
+    """
+    files = sorted(path.relative_to(root) for path in walk(root, (".parquet",)))
+    names = dict.fromkeys(name for path in files for name in (*path.parts[:-1], path.stem))
+    pair = pair_of_splits([*names], short=True)
+    if pair:
+        raise UsageError(
+            f"data.path={root} has {pair[0]} and {pair[1]}, which the library datasets reads as one split: call them "
+            "train and test, in lower case, or load them with it and pass (train, test)"
+        )

@@ -19,12 +19,14 @@ from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.folders import (
     SPLITS,
+    check_links,
     folders_in,
     has_splits,
     is_free,
     is_hidden,
     split_folder,
     split_folders,
+    tell_of_unread,
     test_folder,
     walk,
 )
@@ -146,6 +148,7 @@ class ImageFolder:
             if not self.options.folders_are_classes:
                 check_no_splits(self.root, classes)
             return classes, self._hash_split(classes, split)
+        self._tell_of_unread(train)
         where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(class_folders(where).keys() - {*classes})
         if strange:
@@ -154,6 +157,12 @@ class ImageFolder:
                 "of train's classes first"
             )
         return classes, self._images(where, classes, complete=split == "train")
+
+    def _tell_of_unread(self, train: Path) -> None:
+        """Log what lies beside the splits."""
+        splits = [folder.name for folder in (train, split_folder(self.root, "test")) if folder is not None]
+        beside = [name for name in folders_in(self.root) if name not in splits and _holds_images(self.root / name)]
+        tell_of_unread(self.root, beside + _loose_images(self.root), splits)
 
     def _hash_split(self, classes: list[str], split: str) -> list[tuple[str, int]]:
         """The images of ``split`` where there are folders of classes alone."""
@@ -219,8 +228,9 @@ def class_folders(root: Path) -> dict[str, Path]:
     another one, which looks the same.
 
     Raises:
-        UsageError: Two folders have one name.
+        UsageError: Two folders have one name, or one is a link to nothing.
     """
+    check_links(root)
     folders_by_name: dict[str, Path] = {}
     for name in folders_in(root):
         if folders_by_name.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:

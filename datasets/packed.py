@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..core.classes import note_repeated
 from ..core.config.fields import RESUMABLE
 from ..core.errors import UsageError
 from ..core.label_vectors import Labels
@@ -23,7 +24,15 @@ from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
-from .io.packed_splits import group_names, joined_groups, keep_labels, lacks_labels, unread_fields
+from .io.packed_splits import (
+    group_names,
+    joined_groups,
+    keep_labels,
+    lacks_labels,
+    split_group,
+    tell_of_groups,
+    unread_fields,
+)
 from .io.value_range import check_unit_range
 from .io.values import (
     AUTO,
@@ -138,7 +147,7 @@ class Packed:
             if names and lacks_labels(file, names[0], options):
                 fields = {key: field for key, field in options.fields.items() if key != LABELS}
                 return Packed(options.model_copy(update={"fields": fields})).open(split)
-            group = self._group(file, split)
+            group = split_group(file, options.splits, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
             semantic = class_names(file, options.semantic_names) if LABELS in options.fields else None
@@ -162,6 +171,7 @@ class Packed:
                 labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows, named=named)
             camera = packed_camera(file, group, options)
             unread = unread_fields(group, options.fields)
+            tell_of_groups(file, options)
         if augmented:
             keep_labels(images.get(LABELS), options.label_fraction)
         flip = options.flip and augmented
@@ -174,20 +184,6 @@ class Packed:
                 opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path
             )
         return opened
-
-    def _group(self, file: h5py.File, split: str) -> h5py.Group:
-        name = next(iter(group_names(self.options.splits, split)), None)
-        if name is None:
-            raise UsageError(
-                f"{file.filename} has no split {split!r}: data.splits names {', '.join(self.options.splits) or 'none'}"
-            )
-        groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
-        if name not in groups:
-            available = f"it has {', '.join(groups)}" if groups else "it has no groups"
-            raise UsageError(
-                f"{file.filename} has no split (group) {name!r}: {available}; choose with data.splits.{split}=NAME"
-            )
-        return file[name]
 
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
@@ -267,6 +263,7 @@ class Packed:
                 f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)"
             )
         rule = self._label_rule(file, name, names)
+        note_repeated(names or (), f"{file.filename}: {self.options.semantic_names}")
         if names and names[0].lower() not in NO_LABEL:
             warn_once(
                 f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, "

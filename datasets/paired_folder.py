@@ -5,17 +5,31 @@ without labels.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
+from ..core.classes import note_repeated
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
 from .io.array_files import SUFFIXES
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
-from .io.folders import SPLITS, folders_in, has_splits, is_free, split_folder, split_folders, test_folder, walk
+from .io.folders import (
+    SPLITS,
+    check_links,
+    folders_in,
+    has_splits,
+    is_free,
+    is_hidden,
+    split_folder,
+    split_folders,
+    tell_of_unread,
+    test_folder,
+    walk,
+)
 from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .io.modality_folders import (
     Layout,
@@ -104,7 +118,7 @@ class PairedFolder:
             raise UsageError(f"{self.root} {what}: set data.path")
         options = self.options
         where, files = self._list(split)
-        names = self._class_names() if LABELS in files else None
+        names = self._class_names(split_folder(self.root, "train") or self.root) if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, names), options.channel)
         count = len(next(iter(files.values())))
         opened = open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
@@ -112,9 +126,22 @@ class PairedFolder:
             reader.cache_in(options.decoded_cache)
         return opened
 
-    def _class_names(self) -> list[str] | None:
-        path = self.root / "classes.txt"
-        if not path.is_file():
+    def _tell_of_unread(self, where: Path, folders: dict[str, str]) -> None:
+        """Log what lies beside the folders of modalities, and beside those of splits."""
+        others = [name for name in folders_in(where) if name not in folders.values() and _holds_files(where / name)]
+        if where == self.root:
+            others = [name for name in others if name not in _split_names(where)]
+        with os.scandir(where) as entries:
+            loose = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
+        tell_of_unread(where, others + sorted(name for name in loose if not is_hidden(name)), [*folders.values()])
+        if where != self.root and has_splits(self.root):
+            splits = _split_names(self.root)
+            beside = [name for name in folders_in(self.root) if name not in splits and _holds_files(self.root / name)]
+            tell_of_unread(self.root, beside, splits)
+
+    def _class_names(self, train: Path) -> list[str] | None:
+        path = next((path for folder in (self.root, train) if (path := folder / "classes.txt").is_file()), None)
+        if path is None:
             return None
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
@@ -129,6 +156,7 @@ class PairedFolder:
         # What is without a label is 0, whether the list begins with it or not.
         if named and named[0].lower() in NO_LABEL:
             log.warning("%s begins with %s, which is taken for the name of the value 0", path, named[0])
+            note_repeated(named, str(path))
             return named
         if named and named[0].lower() == "background":
             log.warning(
@@ -136,6 +164,7 @@ class PairedFolder:
                 "put unlabelled in its place",
                 path,
             )
+        note_repeated(["unlabelled", *named], str(path))
         return ["unlabelled", *named]
 
     def _list(self, split: str) -> tuple[Path, dict[str, list[str]]]:
@@ -180,7 +209,9 @@ class PairedFolder:
             if spelt is not None:
                 raise UsageError(f"data.folders names {spelt}, and the modality is called {spelt.lower()}: write it so")
         else:
+            check_links(where)
             folders = modalities_of_folders(where)
+            self._tell_of_unread(where, folders)
             if len(folders) > 1 and LABELS in folders:
                 # What they are in training they are in the test split.
                 of_train = modalities_of_folders(train).get(LABELS)
@@ -202,6 +233,15 @@ class PairedFolder:
             )
         # A picture is what people look at first, and what the others are compared with.
         return dict(sorted(folders.items(), key=lambda item: (item[0] != "rgb", item[0])))
+
+
+def _split_names(root: Path) -> list[str]:
+    """The folders that are read as splits there."""
+    return [folder.name for split in SPLITS for folder in split_folders(root, split)]
+
+
+def _holds_files(folder: Path) -> bool:
+    return next(walk(folder, ("",)), None) is not None
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets import STL10
 
+from ..core.classes import listed
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
 from .io.in_memory import AugmentOptions, TensorSplit
@@ -162,6 +163,12 @@ def _labels(folder: Path, name: str, count: int) -> Tensor:
             f"{path} has {_size(path)} labels for {count} images of {name}_X.bin: unpack {STL10.filename} again"
         )
     labels = np.fromfile(path, dtype=np.uint8).astype(np.int64)
+    names = folder / STL10.class_names_file
+    if names.is_file() and (own := names.read_text(encoding="utf-8", errors="replace").split()) != _CLASSES:
+        raise UsageError(
+            f"{names} names the classes {listed(own)}, those of STL-10 are {listed(_CLASSES)}, in this order: unpack "
+            f"{STL10.filename} again"
+        )
     if labels.min() < 1 or labels.max() > len(_CLASSES):
         raise UsageError(
             f"{path} has labels {labels.min()} to {labels.max()}, those of STL-10 are 1 to {len(_CLASSES)}: "
@@ -181,6 +188,11 @@ def _fold(path: Path, fold: int, count: int) -> np.ndarray:
         raise ContrastillError(
             f"{path} has no line {fold + 1} of whole numbers: unpack {STL10.filename} again"
         ) from error
+    if len(rows) > len(np.unique(rows)):
+        values, counts = np.unique(rows, return_counts=True)
+        raise UsageError(
+            f"{path}: fold {fold} names image {values[counts.argmax()]} more than once: unpack {STL10.filename} again"
+        )
     if rows.min() < 0 or rows.max() >= count:
         raise UsageError(
             f"{path}: fold {fold} names images up to {rows.max()}, and there are {count}: unpack {STL10.filename} again"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
+from ..core.classes import read_names
 from ..core.config.fields import Side
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import DATASETS
-from .io.folders import is_hidden
-from .io.images import IMAGE_SUFFIXES, read_square
+from .io.folders import check_links, folders_in, is_hidden, walk
+from .io.images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.views import PaddedImages
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "tiny-imagenet-200"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz")
@@ -26,9 +31,10 @@ _AT_ONCE = 256
 class TinyImageNet:
     """TinyImageNet (Stanford CS231n): 200 classes of ImageNet, 64×64; 500 training and 50 validation images each.
 
-    The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A
-    class is one that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set
-    is read as it is; its name is that of words.txt. Greyscale images become RGB.
+    The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt, or,
+    where they were sorted into folders of classes (``val/n01443537/…``), from these. A class is one that wnids.txt
+    lists and that has training images, in the order of wnids.txt, so that a part of the set is read as it is; its name
+    is that of words.txt. Greyscale images become RGB.
 
     Raises:
         UsageError: It is no such folder, or its parts do not belong together.
@@ -109,61 +115,97 @@ class TinyImageNet:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: unpack TinyImageNet again, all of it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ContrastillError(f"{path} cannot be read as text: unpack TinyImageNet again ({error})") from error
 
 
+def _listed(root: Path) -> list[str]:
+    """The wnids of wnids.txt."""
+    lines = [line.strip() for line in _lines(root / "wnids.txt")]
+    twice = next((wnid for wnid, count in Counter(lines).items() if count > 1), None)
+    if twice is not None:
+        # Which place is its number is not known: other programs take the first, or the last.
+        raise UsageError(
+            f"{root / 'wnids.txt'} names {twice} {lines.count(twice)} times, and a class's number is its place there: "
+            "leave each in one line"
+        )
+    return lines
+
+
 def _classes(root: Path) -> list[str]:
     """The wnids that have training images, in the order of wnids.txt."""
-    listed = [line.strip() for line in _lines(root / "wnids.txt")]
+    listed = _listed(root)
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has no folder train: unpack TinyImageNet again, all of it")
-    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not is_hidden(entry.name)}
-    strange = sorted(folders - set(listed))
-    if strange:
-        raise UsageError(
-            f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet"
-        )
+    folders = _known_folders(root / "train", listed)
     if not folders:
         raise UsageError(f"{root / 'train'} has no folders of classes: unpack TinyImageNet again, all of it")
     return [wnid for wnid in listed if wnid in folders]
 
 
+def _known_folders(where: Path, listed: list[str]) -> set[str]:
+    """The folders of classes there."""
+    check_links(where)
+    folders = {*folders_in(where)}
+    strange = sorted(folders - {*listed})
+    if strange:
+        raise UsageError(f"{where / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet")
+    return folders
+
+
 def _names(root: Path, wnids: list[str]) -> list[str]:
     """Names of the classes, from words.txt where it knows them."""
-    words = (
-        dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
-        if (root / "words.txt").is_file()
-        else {}
-    )
-    return [words.get(wnid, wnid).strip() for wnid in wnids]
+    path, words = root / "words.txt", dict[str, str]()
+    for line in _lines(path) if path.is_file() else ():
+        wnid, _, name = (part.strip() for part in line.partition("\t"))
+        if name and words.setdefault(wnid, name) != name and wnid in wnids:
+            raise UsageError(f"{path} calls {wnid} both {words[wnid]} and {name}: leave one of the two lines")
+    return read_names([words.get(wnid, wnid) for wnid in wnids], str(path))
 
 
 def _training(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     """The images and their classes, by class, then name."""
-    files = []
+    files, passed_over = [], Counter[str]()
     for target, wnid in enumerate(wnids):
-        folder = root / "train" / wnid / "images"
-        names = (
-            sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES))
-            if folder.is_dir()
-            else []
+        folder = root / "train" / wnid
+        images = _images(folder, passed_over)
+        if not images:
+            raise UsageError(f"{folder / 'images'} has no images: unpack TinyImageNet again, or remove {folder}")
+        files += [(path, target) for path in images]
+    warn_of_files(root / "train", passed_over)
+    warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])
+    if loose := sorted(_names_in(root / "train")):
+        log.warning(
+            "images in no folder of a class are passed over, %d such as %s: move each into that of its class",
+            len(loose),
+            root / "train" / loose[0],
         )
-        if not names:
-            raise UsageError(f"{folder} has no images: unpack TinyImageNet again, or remove {folder.parent}")
-        files += [(folder / name, target) for name in names]
     return files
 
 
+def _images(folder: Path, passed_over: Counter[str]) -> list[Path]:
+    """The images below the folder of a class, by path: in ``images``, as they are published, or not; the endings of
+    other files are counted, but for the lists of boxes.
+    """
+    files = list(walk(folder, ("",)))
+    images = [path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    passed_over.update(path.suffix.lower() for path in {*files} - {*images} if path.suffix.lower() != ".txt")
+    return sorted(images, key=lambda path: path.parts)
+
+
 def _validation(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
-    """The images that val_annotations.txt lists of these classes, in its order."""
-    number, path = {wnid: place for place, wnid in enumerate(wnids)}, root / "val" / "val_annotations.txt"
-    listed = {line.strip() for line in _lines(root / "wnids.txt")}
-    files = []
-    for place, line in enumerate(_lines(path), 1):
+    """The images that val_annotations.txt lists of these classes, in its order; where none of them lies in val/images,
+    those in folders of classes, by class, then name.
+    """
+    path, images = root / "val" / "val_annotations.txt", root / "val" / "images"
+    listed, wnid_of = _listed(root), dict[str, str]()
+    present = {*_names_in(images)}
+    folders = (each for each in (images.parent, images) if each.is_dir() and {*folders_in(each)} & {*listed})
+    in_classes = None if present else next(folders, None)
+    for place, line in enumerate(_lines(path) if path.is_file() or not in_classes else (), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0].strip()
         if wnid not in listed:
@@ -171,10 +213,74 @@ def _validation(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
                 f"{path}, line {place}: {wnid or line.strip()!r} is not in wnids.txt; a line is the file's name, "
                 "its wnid and its box, with tabs between"
             )
-        if wnid in number:
-            files.append((root / "val" / "images" / name, number[wnid]))
+        if name in wnid_of:
+            raise UsageError(
+                f"{path}, line {place}: {name} is listed a second time, of {wnid}, and before of {wnid_of[name]}: "
+                "leave one of the lines"
+            )
+        if name not in present and not in_classes:
+            raise UsageError(
+                f"{path}, line {place}: {name} is not in {images}: unpack TinyImageNet again, all of it, or take the "
+                "line out"
+            )
+        wnid_of[name] = wnid
+    if in_classes:
+        return _sorted_validation(in_classes, wnids, listed, wnid_of)
+    number = {wnid: place for place, wnid in enumerate(wnids)}
+    files = [(images / name, number[wnid]) for name, wnid in wnid_of.items() if wnid in number]
     if not files:
         raise UsageError(
             f"{path} lists no image of the classes in {root / 'train'}: unpack TinyImageNet again, all of it"
         )
+    _tell_of_classes(root, len(wnid_of) - len(files))
+    others = {entry.name for entry in os.scandir(images) if entry.is_file() and not is_hidden(entry.name)} - present
+    warn_of_files(images, Counter(Path(name).suffix.lower() for name in others))
+    if unlisted := sorted(present - wnid_of.keys()):
+        log.warning(
+            "%s: images that %s does not list are passed over, %d such as %s",
+            images,
+            path.name,
+            len(unlisted),
+            unlisted[0],
+        )
     return files
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names of the images directly in a folder; none where it does not exist."""
+    entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)] if folder.is_dir() else []
+    return [entry.name for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file()]
+
+
+def _tell_of_classes(where: Path, count: int) -> None:
+    """Log that validation images are of classes without training images."""
+    if count:
+        log.warning("%s: %d validation images are of classes without training images, and left out", where, count)
+
+
+def _sorted_validation(
+    where: Path, wnids: list[str], listed: list[str], wnid_of: dict[str, str]
+) -> list[tuple[Path, int]]:
+    """The images of val where they were sorted into folders of classes, which agree with what is annotated."""
+    files, passed_over = [], Counter[str]()
+    for wnid in sorted(_known_folders(where, [*listed, "images"]) & {*listed}):
+        for path in _images(where / wnid, passed_over):
+            if wnid_of.get(path.name, wnid) != wnid:
+                raise UsageError(
+                    f"{path} lies in the folder of {wnid}, and val_annotations.txt says {wnid_of[path.name]}: move it, "
+                    "or correct the line"
+                )
+            files.append((path, wnid))
+    warn_of_files(where, passed_over)
+    missing = sorted(wnid_of.keys() - {path.name for path, _ in files})
+    if missing:
+        raise UsageError(
+            f"{missing[0]}, which val_annotations.txt lists, is in no folder of {where} ({len(missing)} are not): "
+            "unpack TinyImageNet again, all of it, or remove val_annotations.txt"
+        )
+    number = {wnid: place for place, wnid in enumerate(wnids)}
+    read = [(path, number[wnid]) for path, wnid in files if wnid in number]
+    _tell_of_classes(where, len(files) - len(read))
+    if not read:
+        raise UsageError(f"{where} has no image of the classes to train on: unpack TinyImageNet again, all of it")
+    return sorted(read, key=lambda file: file[1])

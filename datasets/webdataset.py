@@ -17,12 +17,13 @@ from ..core.config.fields import Side
 from ..core.errors import UsageError, looked_in
 from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
-from .io.folders import SPLITS, folders_in, is_free
+from .io.folders import SPLITS, folders_in, is_free, is_hidden, tell_of_unread, walk
 from .io.tar_index import TarIndex, tar_index
 from .io.tar_pictures import TarPictures
 from .io.values import warn_of_gaps
 from .io.view_options import FileOptions
 
+_SHARD = re.compile(r"\.(tar(\.\w+)?|tgz)$", re.IGNORECASE)
 _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, test/*.tar or val/*.tar beside it"
 
 
@@ -33,6 +34,9 @@ class WebDataset:
 
     A key is a member's path up to the first dot of its file name, and what follows is its kind, as WebDataset parts
     them: ``v1.0/a.jpg`` and ``v1.0/a.seg.png`` are of one sample, and ``a.1.jpg`` is no image of a key ``a.1``.
+
+    A hard link is the earlier member that it names. Tars that were joined as ``cat`` does are read to their end;
+    symbolic links and sparse files are not read, as a line says.
 
     WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an
     index stored beside the shards, and from then on any sample is read by its place. So ``index`` is a row that never
@@ -102,6 +106,12 @@ class WebDataset:
         if not shards:
             where = f"no shards to {split} on" if asked is None else f"no shards {asked}"
             raise UsageError(f"{self.root} has {where}: {_LAYOUT}, or name others with data.{split}=")
+        if broken := next((shard for shard in shards if not shard.exists()), None):
+            raise UsageError(
+                f"{broken} is a link to {os.readlink(broken)}, which is not there: put that back, or remove the link"
+            )
+        if self.options.train is None and self.options.test is None:
+            self._tell_of_unread()
         cache = None if self.options.cache is None else Path(self.options.cache).expanduser()
         index = tar_index(shards, cache)
         if not len(index):
@@ -110,6 +120,16 @@ class WebDataset:
                 "is KEY.jpg with KEY.cls or KEY.json"
             )
         return shards, index
+
+    def _tell_of_unread(self) -> None:
+        """Log the shards that lie beside those of the splits: compressed, of another name, or deeper."""
+        read = {shard for split in SPLITS for shard in usual_shards(self.root, split)}
+        called = {name for groups in SPLITS.values() for names in groups for name in names}
+        folders = [self.root / name for name in folders_in(self.root) if name.lower() in called]
+        files = [*self.root.iterdir(), *(path for folder in folders for path in walk(folder, ("",)))]
+        every = sorted(path for path in files if _SHARD.search(path.name) and path not in read and path.is_file())
+        splits = sorted({_called(shard, self.root) for shard in read})
+        tell_of_unread(self.root, [path.relative_to(self.root).as_posix() for path in every], splits)
 
     def _num_classes(self, split: str, shards: Sequence[Path], index: TarIndex) -> int:
         """How many there are; shards number their classes and do not name them."""
@@ -129,6 +149,17 @@ class WebDataset:
                 f"{name} is of class {index.target[row]}, and {known}: set data.num_classes, or correct the class"
             )
         return count
+
+
+def _called(shard: Path, root: Path) -> str:
+    """What shards are called as that one is, or their folder."""
+    if shard.parent != root:
+        return shard.parent.name
+    return f"{re.split('[^a-zA-Z]', shard.name, maxsplit=1)[0]}*.tar"
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and not is_hidden(path.name))
 
 
 def usual_shards(root: Path, split: str) -> list[Path]:
@@ -154,11 +185,11 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     """Shards by what they are called or the folder they are in, in whatever case: in folders called so where there are
     any.
     """
-    folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
+    folders = {name: _tars(root / name) for name in folders_in(root) if name.lower() in names}
     sets = {name: paths for name, paths in folders.items() if paths}
     if folders:
         return sets
-    for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
+    for path in (path for path in _tars(root) if path.name.lower().startswith(names[0])):
         # train, training; what follows train in another way is part of a longer name: trainA-000.tar.
         word = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0]
         sets.setdefault(word if word in names else names[0], []).append(path)

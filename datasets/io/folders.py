@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...core.errors import UsageError
+from ...core.value_scale import note_once
 from .images import IMAGE_SUFFIXES
 
 _LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
@@ -66,6 +67,34 @@ def split_folders(root: Path, split: str) -> list[Path]:
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, without those of operating systems and tools."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
+
+
+def check_links(root: Path) -> None:
+    """Refuse links to nothing in a folder: what they stood for would be left out without a word.
+
+    Raises:
+        UsageError: There is one.
+    """
+    with os.scandir(root) as entries:
+        broken = sorted(e.name for e in entries if e.is_symlink() and not is_hidden(e.name) and not os.path.exists(e))
+    if broken:
+        raise UsageError(
+            f"{root / broken[0]} is a link to {os.readlink(root / broken[0])}, which is not there: put that back, or "
+            "remove the link"
+        )
+
+
+def tell_of_unread(where: Path | str, unread: Sequence[str], read: Sequence[str]) -> None:
+    """Log once what of some data is in none of its splits.
+
+    Args:
+        where: The data.
+        unread: What is not read.
+        read: What is.
+    """
+    if unread:
+        more = f" and {len(unread) - 8} more" if len(unread) > 8 else ""
+        note_once(f"{where}: what is beside {' and '.join(read)} is not read: {', '.join(unread[:8])}{more}")
 
 
 def is_hidden(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 
 from ...core.errors import ContrastillError, UsageError, looked_in, names_beside, nearest
+from ...core.value_scale import note_once
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -58,7 +60,8 @@ def class_names(file: h5py.Group, attribute: str = "classes") -> list[str] | Non
 
 
 def check_coding(field: h5py.Dataset, where: str, void: Collection[float] = ()) -> None:
-    """Complain of attributes by which netCDF and its kin decode stored values, as nothing here applies them.
+    """Complain of values that are not in the file, and of attributes by which netCDF and its kin decode stored ones, as
+    nothing here applies them.
 
     Args:
         field: A field of images.
@@ -66,8 +69,25 @@ def check_coding(field: h5py.Dataset, where: str, void: Collection[float] = ()) 
         void: Values that stand for nothing measured here too.
 
     Raises:
-        UsageError: Values are scaled or shifted, or another value stands for nothing measured.
+        UsageError: Values are scaled or shifted, another value stands for nothing measured, or they lie in another
+            file that is not there.
     """
+    if field.is_virtual:
+        folder = Path(field.file.filename).parent
+        sources = [source.file_name for source in field.virtual_sources() if source.file_name != "."]
+        lacking = next((name for name in sources if not (folder / name).is_file() and not Path(name).is_file()), None)
+        if lacking is not None and "%" not in lacking:  # HDF5 fills a pattern of names itself
+            raise UsageError(
+                f"{where} is a virtual dataset of {lacking}, which is not there, and would be read as the fill value "
+                f"{field.fillvalue}: put that file back beside {Path(field.file.filename).name}"
+            )
+    elif field.chunks is not None and field.size:
+        chunks = math.prod(-(-length // part) for length, part in zip(field.shape, field.chunks, strict=True))
+        if (written := field.id.get_num_chunks()) < chunks:
+            note_once(
+                f"{where}: {chunks - written} of {chunks} chunks were never written, as where a program was stopped, "
+                f"and are read as {field.fillvalue}"
+            )
     for attribute, plain in (("scale_factor", 1), ("add_offset", 0)):
         value = field.attrs.get(attribute)
         if value is not None and np.any(np.asarray(value) != plain):

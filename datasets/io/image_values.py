@@ -103,9 +103,9 @@ def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
         UnreadKind: They would not come out as they are stored.
         ValueError: It is damaged.
     """
-    pages = _pages(image)
-    if pages > 1:
-        raise UnreadKind(f"holds {pages} images: save each in a file of its own")
+    count = pages(image)
+    if count > 1:
+        raise UnreadKind(f"holds {count} images: save each in a file of its own")
     if image.format == "PPM":
         return pnm_values(encoded)
     if image.format == "PNG":
@@ -139,7 +139,7 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     return (_tags(image)[_WIDTH], _tags(image)[_HEIGHT]) if image.format == "TIFF" else image.size
 
 
-def _pages(image: Image.Image) -> int:
+def pages(image: Image.Image) -> int:
     """How many images of full size a file holds."""
     count = getattr(image, "n_frames", 1)
     if image.format != "TIFF" or count == 1:

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...core.errors import ContrastillError
-from .image_values import UnreadKind, highest_value, orientation, rgb_values, stored_size, stored_values
+from .image_values import UnreadKind, highest_value, orientation, pages, rgb_values, stored_size, stored_values
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,10 @@ class Picture:
             image.draft(image.mode, (max(1, image.width // reduce), max(1, image.height // reduce)))
         return _rgb(image)
 
+    def count(self) -> int:
+        """How many images of full size the file holds; the second of a telephone's JPEG is none of them."""
+        return 1 if self._image.format in ("JPEG", "MPO") else pages(self._image)
+
     def digest(self) -> int:
         """64 bits that stand for the file's bytes."""
         return int.from_bytes(hashlib.blake2b(self._bytes, digest_size=8).digest(), "little")
@@ -154,16 +158,26 @@ class DecodedPicture:
 
 def warn_of_scaling(pictures: Iterable[Picture]) -> None:
     """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left
-    of them.
+    of them; and one if files hold several pictures, of which the first is read.
 
     Args:
         pictures: Some of a data set.
     """
     brightest: list[tuple[int, Picture]] = []
+    several: tuple[int, str | PathLike] | None = None
     for picture in pictures:
+        with suppress(Exception):
+            several = several or ((count, picture.path) if (count := picture.count()) > 1 else None)
         if 255 < picture.highest < 65536:  # what has more is refused where it is read
             with suppress(Exception):  # damage is reported where the picture is read
                 brightest.append((picture.brightest(), picture))
+    if several is not None:
+        log.warning(
+            "%s holds %d images, of which the first alone is read, as of others of its kind: save each in a file of "
+            "its own to read all",
+            several[1],
+            several[0],
+        )
     if brightest:
         value, picture = max(brightest, key=lambda pair: pair[0] / pair[1].highest)
         log.warning(

@@ -218,6 +218,12 @@ def _numbered(
                     f"the split {key} has the class {unknown[0]}, which the split {first} lacks: add it there"
                 )
     number = {name: place for place, name in enumerate(classes)}
+    twice = next((name for place, name in enumerate(classes) if number[name] != place), None)
+    if twice is not None:
+        raise UsageError(
+            f"{where} are names, and the attribute classes has {twice} more than once, so which class it is is not "
+            "known: name each class once there, or delete the attribute"
+        )
     return {
         key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()
     }, classes

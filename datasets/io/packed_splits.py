@@ -11,6 +11,7 @@ import torch
 from ...core.classes import listed
 from ...core.errors import UsageError
 from .file_views import LABELS
+from .folders import tell_of_unread
 from .hdf5 import open_packed
 from .in_memory import TensorSplit
 from .views import PaddedImages
@@ -20,6 +21,47 @@ def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> lis
     """The groups that make a split; none where it is said that there is none."""
     names = splits.get(split)
     return [names] if isinstance(names, str) else list(names or ())
+
+
+def split_group(file: h5py.File, splits: Mapping[str, str | list[str] | None], split: str) -> h5py.Group:
+    """The group of a split.
+
+    Raises:
+        UsageError: The file has none, or it is a link to nothing.
+    """
+    name = next(iter(group_names(splits, split)), None)
+    if name is None:
+        raise UsageError(f"{file.filename} has no split {split!r}: data.splits names {', '.join(splits) or 'none'}")
+    groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
+    if name in groups:
+        return file[name]
+    link = file.get(name, getlink=True) if name in file.keys() else None
+    if isinstance(link, (h5py.ExternalLink, h5py.SoftLink)) and file.get(name) is None:
+        target = f"{getattr(link, 'filename', '')} {link.path}".strip()
+        raise UsageError(
+            f"{file.filename}: the split {name} is a link to {target}, which is not there: put it back, or copy the "
+            "group into the file"
+        )
+    if groups:
+        raise UsageError(
+            f"{file.filename} has no split (group) {name!r}: it has {', '.join(groups)}; choose with "
+            f"data.splits.{split}=NAME"
+        )
+    raise UsageError(
+        f"{file.filename} has no groups, but {', '.join(file) or 'nothing'} at its root: it needs one for each split, "
+        "with rgb and target in it, which h5py makes by file.move('x_train', 'train/rgb'), file.move('y_train', "
+        "'train/target') and the same for test"
+    )
+
+
+def tell_of_groups(file: h5py.File, options: Any) -> None:
+    """Log the groups with samples that are in no split, unless the splits were named."""
+    default = type(options).model_fields["splits"].default
+    if options.splits != default:
+        return
+    fields, splits = {*options.fields.values()}, [name for each in default for name in group_names(default, each)]
+    groups = [name for name in file if name not in splits and isinstance(file.get(name), h5py.Group)]
+    tell_of_unread(file.filename, [name for name in groups if fields & file[name].keys()], splits)
 
 
 def lacks_labels(file: h5py.File, name: str, options: Any) -> bool:

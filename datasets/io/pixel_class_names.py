@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
+from ...core.classes import note_repeated
 from ...core.errors import UsageError
 from .user_classes import attribute_of, class_names_of
 from .values import NO_LABEL
@@ -45,6 +46,7 @@ def pixel_class_names(dataset: Any, *, labelled: bool, highest: int) -> list[str
             return None
         named = own if own[0].lower() in NO_LABEL else ["unlabelled", *own]
         what = f"{type(inner).__name__}.classes"
+    note_repeated(named, what)
     if len(named) <= highest != 255:
         log.warning(
             "%s names %d classes, and label maps go to %d: their classes have no names here",

@@ -15,7 +15,7 @@ from ...core.label_vectors import Labels, check_one_form, read_label_vectors
 from ...core.value_scale import note_once
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
-from .folders import SPLITS
+from .folders import SPLITS, tell_of_unread
 from .kept_for_testing import hash_fraction, nothing_left, tell_of_share
 from .pairs import PairOptions, open_pairs
 from .table_columns import is_array, label_column, modality_columns, unread_label, way_from_floats
@@ -94,6 +94,7 @@ class TableSplits:
             raise UsageError(f"{self.where} has no split {split!r}: it has train, test")
         if split == "test" and self.test is None and self.fraction is None:
             return None
+        self._tell_of_unread()
         labels = self._labels(split)
         name = self._name(split)
         self._check_columns(name)
@@ -113,6 +114,12 @@ class TableSplits:
         if labels is None:
             opened.way_to_classes = way_from_floats(self.datasets[self.train].features)
         return opened
+
+    def _tell_of_unread(self) -> None:
+        """Log the splits that are neither trained nor tested on, unless they were named."""
+        if self.options.train is None and self.options.test is None:
+            read = [self.train] if self.test is None else [self.train, self._test_split()]
+            tell_of_unread(self.where, [name for name in self.datasets if name not in read], read)
 
     def _vectors(self) -> dict[str, Labels]:
         """Labels that hold a number for each class, of the datasets of both splits."""

@@ -6,17 +6,21 @@ import hashlib
 import json
 import logging
 import os
+import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
 from ...core.atomic import atomic_write
 from ...core.errors import ContrastillError
+from ...core.value_scale import note_once
 from .file_loader import default_workers
 from .images import IMAGE_SUFFIXES
 
@@ -25,7 +29,11 @@ log = logging.getLogger(__name__)
 _IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = np.iinfo(np.int64).max
 # Of what an index file holds; another number makes all of them stale.
-_FORMAT = 3
+_FORMAT = 4
+_READ = (*_IMAGES, "cls", "json")
+_LINKS = "symbolic links and other members that are no files"
+_KEYS = "keys with neither an image nor a class"
+_FOLLOW = "pack the file that a link names, as tar --dereference does"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -68,18 +76,22 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
     folders = [shards[0].parent, *([cache] if cache else [])]
     for folder in folders:
         if (known := _read(folder / name, print_)) is not None:
-            return known
+            index, note = known
+            _tell(note)
+            return index
     log.info("reading the headers of %d shards of %s", len(shards), shards[0].parent)
     with ThreadPoolExecutor(max_workers=default_workers()) as pool:
         parts = list(pool.map(_members, shards))
-    samples = [(number, *sample) for number, part in enumerate(parts) for sample in part]
+    samples = [(number, *sample) for number, (part, _) in enumerate(parts) for sample in part]
+    note = _passed_over(dict(zip(shards, (counts for _, counts in parts), strict=True)))
+    _tell(note)
     numbers = np.array([(number, *rest) for number, _, *rest in samples], dtype=np.int64).reshape(-1, 4).T
     index = TarIndex(
         np.array([os.fsencode(file) for _, file, *_ in samples], dtype=np.bytes_), *np.ascontiguousarray(numbers)
     )
     for folder in folders:
         try:
-            _write(folder / name, print_, index)
+            _write(folder / name, print_, index, note)
             return index
         except OSError as error:
             reason = str(error)
@@ -110,28 +122,53 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _read(path: Path, print_: str) -> TarIndex | None:
-    """A stored index; None where there is none, or of other shards, or a damaged one."""
+def _passed_over(counts: Mapping[Path, Counter[str]]) -> str:
+    """What of the shards is not read, a line for each kind; empty where all is."""
+    lines = []
+    for what, way in ((_KEYS, ""), (_LINKS, f"; {_FOLLOW}")):
+        shards = [shard for shard, of_shard in counts.items() if of_shard[what]]
+        if shards:
+            others = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
+            total = sum(counts[shard][what] for shard in shards)
+            lines.append(f"{shards[0]}{others}: {what} are passed over: {total}{way}")
+    return "\n".join(lines)
+
+
+def _tell(note: str) -> None:
+    """Log what is not read, also where the index is a stored one."""
+    for line in note.splitlines():
+        note_once(line)
+
+
+def _read(path: Path, print_: str) -> tuple[TarIndex, str] | None:
+    """A stored index, and what of the shards is not read; None where there is none, or of other shards, or a damaged
+    one.
+    """
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("fingerprint") != print_:
                 return None
-            return TarIndex(*(file[field.name][:] for field in fields(TarIndex)))
+            index = TarIndex(*(file[field.name][:] for field in fields(TarIndex)))
+            return index, os.fsdecode(bytes(file["passed_over"][:]))
     except (OSError, KeyError, RuntimeError):
         return None
 
 
-def _write(path: Path, print_: str, index: TarIndex) -> None:
+def _write(path: Path, print_: str, index: TarIndex, note: str) -> None:
     """Several processes may write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["fingerprint"] = print_
+        # Bytes, as the name of a folder may be no text.
+        file["passed_over"] = np.frombuffer(os.fsencode(note), dtype=np.uint8)
         for field in fields(index):
             file.create_dataset(field.name, data=getattr(index, field.name), compression="gzip", shuffle=True)
 
 
-def _members(path: Path) -> list[tuple[str, int, int, int]]:
-    """(name of the image, offset, size, class) of each key of one tar, in the order of their first members."""
+def _members(path: Path) -> tuple[list[tuple[str, int, int, int]], Counter[str]]:
+    """(name of the image, offset, size, class) of each key of one tar, in the order of their first members; and how
+    much is not read.
+    """
     images: dict[str, tuple[str, int, int]] = {}
     targets: dict[str, int] = {}
     order: dict[str, None] = {}
@@ -140,13 +177,21 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
     others: set[str] = set()
     classes: set[str] = set()
     origins: dict[str, str] = {}
+    # Keys with a member that would be read if it were a file.
+    links: dict[str, str] = {}
+    passed_over = Counter[str]()
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with open(path, "rb") as file:
+            for tar, member, content in _files(path, file):
                 key, kind = _split(member.name)
-                if not (member.isreg() and not member.issparse() and key and kind):
+                if not (key and kind):
                     continue
-                if kind not in (*_IMAGES, "cls", "json"):
+                if content is None:
+                    if kind in _READ:
+                        links[key] = member.name
+                        passed_over[_LINKS] += 1
+                    continue
+                if kind not in _READ:
                     others.add(key)
                     if kind.rpartition(".")[2] in (*_IMAGES, "cls"):
                         dotted.setdefault(key, member.name)
@@ -158,8 +203,8 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                             f"{path} holds two images of the key {key}, {images[key][0]} and {member.name}: leave "
                             "one in it"
                         )
-                    images[key] = (member.name, member.offset_data, member.size)
-                elif (target := _target(path, member.name, kind, _content(tar, member))) is not None:
+                    images[key] = (member.name, content.offset_data, content.size)
+                elif (target := _target(path, member.name, kind, _content(tar, content))) is not None:
                     if kind == "cls" and key in classes:
                         raise ContrastillError(
                             f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it"
@@ -171,8 +216,6 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                             f"by {member.name}: correct one of them, or take it out"
                         )
                     origins[key] = member.name
-            end = tar.offset
-        _check_end(path, end)
     except (tarfile.TarError, EOFError, OSError) as error:
         if way := _compressed(path):
             raise ContrastillError(
@@ -189,19 +232,59 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 "WebDataset parts a file name at its first dot, "
                 "and the key has no image: take the other dots out of the file names"
             )
-    if passed_over := len(others - set(order)):
-        log.warning("%s: keys with neither an image nor a class are passed over: %d", path, passed_over)
+    passed_over[_KEYS] = len(others - order.keys() - links.keys())
     for key in order:
+        link = f"; {links[key]} is a link or no plain file: {_FOLLOW}" if key in links else ""
         if key not in images:
             raise ContrastillError(
                 f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key"
+                f"{link}"
             )
         if key not in targets:
             raise ContrastillError(
                 f"{path}: the key {key} has no class: add {key}.cls with a whole number, or {key}.json with one "
-                "under label"
+                f"under label{link}"
             )
-    return [(*images[key], targets[key]) for key in order]
+    return [(*images[key], targets[key]) for key in order], passed_over
+
+
+def _files(path: Path, file: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, tarfile.TarInfo | None]]:
+    """(tar, member, the member with its content) of all that is no folder: a hard link's content is that of an earlier
+    member, and None what is no file. Tars that were joined one after the other, as by ``cat``, are all read.
+
+    Raises:
+        tarfile.TarError: It is cut off or damaged.
+    """
+    contents: dict[str, tarfile.TarInfo] = {}
+    begin: int | None = 0
+    while begin is not None:
+        file.seek(begin)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                content = None
+                if member.islnk():
+                    content = contents.get(posixpath.normpath(member.linkname))
+                elif member.isreg() and not member.issparse():
+                    content = member
+                if content is not None:
+                    contents[posixpath.normpath(member.name)] = content
+                yield tar, member, content
+            end = tar.offset
+        _check_end(path, end)
+        begin = _next_part(file, end)
+
+
+def _next_part(file: BinaryIO, end: int) -> int | None:
+    """Where a further tar begins behind the end of one; None where zeros alone follow."""
+    file.seek(end)
+    while chunk := file.read(1 << 20):
+        if zeros := chunk.lstrip(b"\0"):
+            place = end + len(chunk) - len(zeros)
+            return place - (place - end) % tarfile.BLOCKSIZE
+        end += len(chunk)
+    return None
 
 
 def _compressed(path: Path) -> str:

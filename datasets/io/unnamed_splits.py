@@ -24,9 +24,9 @@ def check_no_splits(root: Path, classes: Sequence[str]) -> None:
     Raises:
         UsageError: There are some.
     """
-    pair = _pair_of_splits(classes)
+    pair = pair_of_splits(classes)
     if pair is None:
-        pair = _pair_of_splits(classes, short=True)
+        pair = pair_of_splits(classes, short=True)
         pair = pair if pair and _shared_folders(root, pair) else None
     if pair:
         raise UsageError(
@@ -34,7 +34,7 @@ def check_no_splits(root: Path, classes: Sequence[str]) -> None:
             f"test; {_UNLESS}"
         )
     # A few say enough: a folder may have thousands.
-    holding = {name: inner for name in classes[:8] if (inner := _pair_of_splits(folders_in(root / name)))}
+    holding = {name: inner for name in classes[:8] if (inner := pair_of_splits(folders_in(root / name)))}
     if len(holding) > 1 and all(
         holds_pictures(root / name / split) for name, inner in holding.items() for split in inner
     ):
@@ -67,7 +67,7 @@ def holds_pictures(folder: Path) -> bool:
         )
 
 
-def _pair_of_splits(names: Sequence[str], *, short: bool = False) -> tuple[str, str] | None:
+def pair_of_splits(names: Sequence[str], *, short: bool = False) -> tuple[str, str] | None:
     """The first names of a training split and of another that differ in the word of the split, in digits and in
     affixes alone.
     """

@@ -68,7 +68,10 @@ def test_a_method_without_its_decorator_is_refused_as_it_is_registered():
 
 def test_its_data_are_packed_as_they_are_described(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ContrastillError, match="no known layout: write NAME:.* or of a package of yours .--import MY"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"its files have .txt; .*: write NAME:.* package of yours .--import MY",
+    ):
         data_named(tmp_path)
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
         (tmp_path / "unpacked" / name).parent.mkdir(parents=True)

@@ -154,3 +154,17 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
         ContrastillError, match=r"could not be downloaded \(no network\): without a network, unpack stl10_binary.tar.gz"
     ):
         opened(tmp_path, download=True)
+
+
+def test_other_names_of_classes_and_folds_that_repeat_an_image_are_refused(stl):
+    root, _ = stl
+    names = root / "stl10_binary" / "class_names.txt"
+    names.write_text("airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n")
+    assert opened(root).num_samples == 6
+    names.write_text("bird\nairplane\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n")
+    with pytest.raises(UsageError, match="names the classes bird, airplane, .*, those of STL-10 are airplane, bird"):
+        opened(root, "test")
+    names.unlink()
+    (root / "stl10_binary" / "fold_indices.txt").write_text("0 3 3 1\n")
+    with pytest.raises(UsageError, match="fold 0 names image 3 more than once"):
+        opened(root, fold=0)

@@ -76,8 +76,7 @@ def read_names(names: Iterable[Any], what: str) -> list[str]:
 
 def note_repeated(names: Sequence[str], what: str) -> None:
     """Log that a name is that of two classes; ``what`` says whose names they are."""
-    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
-    if repeated is not None:
+    for repeated in [name for name, count in Counter(names).items() if count > 1][:1]:
         numbers = " and ".join(str(number) for number, name in enumerate(names) if name == repeated)
         note_once(
             f"{what}: the classes {numbers} are both called {repeated}, so they can be matched with those of a network "

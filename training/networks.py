@@ -75,6 +75,7 @@ def build_networks(
         names=names,
         student=True,
         key="student",
+        maps=getattr(splits["train"], "called", None),
     )
     _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
@@ -241,6 +242,7 @@ def build(
     names: Sequence[str] | None = None,
     student: bool = False,
     key: str = "",
+    maps: str | None = None,
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -251,6 +253,7 @@ def build(
         names: Names of the data's classes, for a class_map.
         student: Whether it is the student.
         key: Of its section, as ``teachers.0``, for messages.
+        maps: A modality that is called as label maps often are, where the data has none that is known for such.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
@@ -266,6 +269,13 @@ def build(
     if num_classes is None and (student or config.weights is None):
         where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
         name = short_name(config.model)
+        if answers_for_positions(config.model):
+            known = f", and has {maps}" if maps else ""
+            raise UsageError(
+                f"the training data has no label maps (modality semantics){known}: call them so in your "
+                f"samples, or by data.modalities={{semantics: {maps or 'mask'}}} (data.folders, data.fields), or say "
+                f"how many channels {name} answers with by {where}"
+            )
         raise UsageError(
             f"the training data has no classes for whole samples: say how long the logits of {name} are with {where}, "
             "or of label maps take a network that answers for each position, such as unet/resnet20"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.depth_marks import SATURATED
 from ..core.errors import ContrastillError, UsageError
 from ..core.input_values import stored_depth
 from ..core.registry import MODALITIES
@@ -75,9 +76,9 @@ class Takes:
         if unit is not None:
             marks, what = "0 or NaN", "the stored values, of no unit"
         if own.scale is not None and own.scale.metres is not None:
-            marks, what = "0 or NaN", "metres"
-            if unit == "mm":
-                marks, what = "0, 65.535 or NaN", "metres (stored millimetres / 1000)"
+            # The highest of 16 bits, in metres, see core.depth_marks.
+            marks = f"0, {SATURATED if isinstance(unit, str) else 65535 * own.scale.metres:g} or NaN"
+            what = "metres (stored millimetres / 1000)" if unit == "mm" else "metres"
         if modality in MODALITIES:
             what = f"as contrastill.MODALITIES[{modality!r}].function makes it of {MODALITIES[modality].of}"
         return f"{modality} in float32, {what}, {marks} where nothing was measured; the normalisation is inside"

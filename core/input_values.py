@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .depth_marks import not_measured
 from .errors import UsageError
-from .value_scale import BYTES, FLOATS, MARGIN, ValueScale, compare_statistics, in_unit_range, note_once
+from .value_scale import BYTES, FLOATS, MARGIN, NEARLY_BLACK, ValueScale, compare_statistics, in_unit_range, note_once
 
 _MEAN_OF_BYTES = 5.0  # a mean that is higher is of colours in 0 … 255
-_TWICE = 1.01 / 255  # the highest colour in [0, 1] that is divided by 255 once more
-_SATURATED = 65535  # the highest of 16 bits, which depth sensors store where nothing was measured
 _TO_TENSOR = "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
 
 
@@ -99,20 +98,16 @@ def _remedy(images: Tensor, channels: int, colours: bool) -> str:
 
 
 def stored_depth(images: Tensor, scale: ValueScale | None) -> Tensor:
-    """Depth as a training reads it: integers of the stored kind in metres, NaN where nothing was measured; other
-    modalities, and depth of an unknown unit, as they are.
+    """Depth as a training reads it: integers of the stored kind in metres, NaN where a value is a mark of nothing
+    measured, see :func:`~.depth_marks.not_measured`; other modalities, and depth of an unknown unit, as they are.
     """
     if scale is None or scale.unit is None:
         return images
-    if images.is_floating_point():
-        measured = images > 0
-        if scale.unit == "mm":  # the mark of 16 bits, in metres
-            measured &= (images - _SATURATED / 1000).abs() > 1e-4
-        return images.where(measured, torch.nan)
-    values, metres = images.float(), scale.metres
-    marks = (values <= 0) | (values == _SATURATED) if metres is not None else values <= 0
-    # A division by 1000 gives the float nearest to the metres.
-    return (values if metres is None else values / (1 / metres)).masked_fill(marks, torch.nan)
+    values, metres = images, scale.metres
+    if not images.is_floating_point():
+        # A division by 1000 gives the float nearest to the metres.
+        values = images.float() if metres is None else images.float() / (1 / metres)
+    return values.masked_fill(not_measured(values, scale.unit), torch.nan)
 
 
 def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: bool, mean: Sequence[float]) -> None:
@@ -191,7 +186,7 @@ def note_dark(images: Tensor) -> None:
             "images of uint8 have no value above 1, and bytes are read as 0 … 255, so that they are nearly black: "
             "multiply them by 255, or give floats in [0, 1]"
         )
-    if images.is_floating_point() and 0 < high <= _TWICE:
+    if images.is_floating_point() and 0 < high <= NEARLY_BLACK:
         note_once(
             f"images of floats go to {high:.3g}, and 1 is white, so that they are nearly black: they may have been "
             "divided by 255 twice"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from .depth_marks import metres_of
 from .errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,10 @@ OTHER_UNIT = 30
 _FAR, _WIDER = 4, 3
 # Times the mean of what has a zero, as depth: relative and inverse depth vary about as much as metres do.
 _HIGHER = 4
+NEARLY_BLACK = 1.01 / 255
+"""The highest colour in [0, 1] that is divided by 255 once more."""
 BYTES = "8-bit integers"
 FLOATS = "floats"
-_METRES = {"m": 1.0, "mm": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ValueScale:
     @property
     def metres(self) -> float | None:
         """Metres to a stored unit; None: relative, or not depth."""
-        return _METRES.get(self.unit) if isinstance(self.unit, str) else self.unit
+        return metres_of(self.unit)
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -179,6 +181,30 @@ def compare_splits(
     if refuse and (other or certain):
         raise UsageError(f"{text}, in another unit: bring both to one, or leave the test split out")
     note_once(f"{text}: accuracies are right only if both are in one unit")
+
+
+def compare_colours(train: float, test: float, *, refuse: bool) -> None:
+    """Refuse a test split whose colours are nearly black where those of the training split are not, or the reverse, or
+    log one line where both may be right.
+
+    Args:
+        train, test: The highest value of samples of each, in 0 … 1.
+        refuse: Whether enough is known to refuse; else a line is logged in place of the error.
+
+    Raises:
+        UsageError: One is all black but for masks of 0 and 1 in bytes, or floats that somebody divided by 255 twice.
+    """
+    low, high = sorted((train, test))
+    if low * OTHER_UNIT >= high:
+        return
+    dark, bright = ("test", "training") if test < train else ("training", "test")
+    text = f"rgb goes to {low:.3g} in the {dark} split and to {high:.3g} in the {bright} split (1 is white)"
+    if refuse and 0 < low <= NEARLY_BLACK:
+        raise UsageError(
+            f"{text}: the {dark} split is nearly black, as masks of 0 and 1 in bytes are, and floats that were divided "
+            "by 255 twice: bring both to one scale, or leave the test split out"
+        )
+    note_once(f"{text}: accuracies are right only if both are in one scale")
 
 
 def _is_other_unit(channels: Sequence[tuple[float, ...]], narrow: bool) -> bool:

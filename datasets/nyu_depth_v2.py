@@ -16,7 +16,18 @@ from .io.camera import Camera
 from .io.file_loader import default_workers
 from .io.file_splits import PairSplit
 from .io.joint_views import JointViews
-from .io.nyu_mat import FILE, PAGE, SPLITS, NyuReader, frame_size, num_frames, open_mat, read_splits, scene_types
+from .io.nyu_mat import (
+    FILE,
+    PAGE,
+    SPLITS,
+    NyuReader,
+    check_raw_labels,
+    frame_size,
+    num_frames,
+    open_mat,
+    read_splits,
+    scene_types,
+)
 from .io.view_options import ViewOptions
 from .nyu_classes import lookup, names
 
@@ -87,6 +98,8 @@ class NyuDepthV2:
             frame_size(file, fields.values())
             frames = read_splits(path.with_name(SPLITS), num_frames(file))[split]
             scenes = scene_types(file) if options.scene_classes else None
+            if "semantics" in fields:
+                check_raw_labels(file, frames)
         if options.limit is not None and options.limit < len(frames):
             frames = frames[np.arange(options.limit) * len(frames) // options.limit]
         labelled = "semantics" in fields

@@ -104,7 +104,7 @@ class _OpenedDataset:
             self._check_frames()
 
     def _check_frames(self) -> None:
-        """Refuse intrinsics of frames without depth, or of two sizes."""
+        """Refuse intrinsics of frames without depth, of two sizes, or that are turned."""
         sizes = [part.shapes["depth"][1:] for part in self._parts if "depth" in part.shapes]
         if len(sizes) < len(self._parts):
             raise UsageError(
@@ -117,6 +117,8 @@ class _OpenedDataset:
                 f"data.intrinsics are of frames of one size, and depth is {height}×{width} in training and "
                 f"{rows}×{columns} in the test: hand out one size"
             )
+        for part in self._parts:
+            part.check_intrinsics()
 
     def _label_vectors(self) -> dict[str, Labels]:
         """Labels that hold a number for each class, by the name of the split; none where labels are classes."""
@@ -278,6 +280,8 @@ class _Rows(Dataset):
             for row in rows.tolist():
                 with drawing_from(self.seed, _PLAIN if view is None else view, row):
                     read.append(self._batch_sample(row, self.samples.read(row)[0]))
+            if self.intrinsics is not None:
+                self.samples.check_intrinsics()
         except ContrastillError as error:
             if get_worker_info() is None:
                 raise

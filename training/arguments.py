@@ -69,8 +69,14 @@ class ArgumentResolver:
                 return self._loaded(argument, holds_out=True)
             argument = usual_pair(argument)
         if isinstance(argument, Mapping) and not is_streamed(argument):
-            if not any(map(holds_samples, argument.values())):
-                arrays = any(isinstance(value, (np.ndarray, Tensor)) for value in argument.values())
+            if not any(holds_samples(value) or _lists_samples(value) for value in argument.values()):
+                # A split may be a pair of images and labels.
+                parts = [
+                    one
+                    for value in argument.values()
+                    for one in (value if isinstance(value, (tuple, list)) else [value])[:2]
+                ]
+                arrays = any(isinstance(one, (np.ndarray, Tensor)) for one in parts)
                 if arrays and not {"name", "path"} & {*argument}:
                     raise UsageError(f"data is a {type(argument).__name__} of arrays: {AS_DATASET}")
                 return dict(argument)
@@ -256,6 +262,10 @@ def _is_sample(part: Any) -> bool:
         return any(pictures)
     label = len(shapes) == 2 and len(shapes[1]) < 2 and not isinstance(part[1], (tuple, list, Mapping))
     return label and pictures[0] and len(shapes[0]) < 4 and not pictures[1]
+
+
+def _lists_samples(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and _is_sample(value[0])
 
 
 def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:

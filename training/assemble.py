@@ -32,6 +32,7 @@ from .checkpoint import checkpoints
 from .class_order import compares_classes
 from .data import (
     check_modality,
+    check_test_colours,
     check_test_scale,
     measure_statistics,
     open_loader,
@@ -107,6 +108,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     student_spec, teacher_specs = _describe(config, data, networks)
     begun = Run(config.out).student.is_file() or bool(checkpoints(Run(config.out).checkpoints))
     check_test_scale(data.splits["test"], data.statistics, data.split, refuse=not begun)
+    if "rgb" in data.modalities:
+        check_test_colours(data.splits["test"], data.split, refuse=not begun)
     settings = _settings(config, data, student_spec, teacher_specs, accelerator.num_processes)
     if dense and LABELS in data.split.modalities:
         settings = [replace(setting, pixel_classes=labels["train"].num_classes) for setting in settings]

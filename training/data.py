@@ -17,7 +17,8 @@ from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
-from ..core.value_scale import BYTES, compare_splits, note_once
+from ..core.value_scale import BYTES, compare_colours, compare_splits, note_once
+from ..datasets.io.file_splits import read_here
 from ..datasets.io.scale import Statistics
 from ..datasets.io.shared_samples import warn_of_shared_images
 from ..datasets.io.split_agreement import check_splits
@@ -27,6 +28,7 @@ from .mixing import MixedLoader, mixing_seed
 
 _TEST_SAMPLES = 64  # read to compare the test split's scale
 _FEW = 8  # of fewer test samples, all may be alike
+_BRIGHT = 0.5  # hardly any images are all darker, but those that somebody scaled
 
 
 def training_loader(
@@ -152,6 +154,33 @@ def check_test_scale(test: Split | None, statistics: Mapping[str, Statistics], t
         kinds = {getattr(split, "kinds", {}).get(source) for split in (train, test)}
         certain = refuse and test.num_samples >= _FEW and BYTES not in kinds
         compare_splits(measured, (_figures(mean), _figures(std)), name, refuse=certain, dark=source != "depth")
+
+
+def check_test_colours(test: Split | None, train: Split, *, refuse: bool) -> None:
+    """The same of ``rgb``, by the highest value of samples of each, see
+    :func:`~contrastill.core.value_scale.compare_colours`.
+    """
+    if test is None or not all("rgb" in split.modalities for split in (train, test)):
+        return
+    ours, theirs = _highest_colour(train), _highest_colour(test)
+    if ours is not None and theirs is not None:
+        compare_colours(ours, theirs, refuse=refuse and min(train.num_samples, test.num_samples) >= _FEW)
+
+
+def _highest_colour(split: Split) -> float | None:
+    """The highest value of ``rgb`` in evenly spaced samples, of bytes in 0 … 1; None where one is negative, as those of
+    normalised images are. Of images that are no darker than most, few are read.
+    """
+    loader = open_loader(read_here(split), ["rgb"], batch_size=8, train=False, device="cpu")
+    high = 0.0
+    for place in range(0, len(loader), max(1, len(loader) // (_TEST_SAMPLES // 8))):
+        values = next(iter(loader.epoch(0, place)))["rgb"]
+        if float(values.min()) < 0:
+            return None
+        high = max(high, float(values.max()) / (255 if values.dtype == torch.uint8 else 1))
+        if high > _BRIGHT:
+            break
+    return high
 
 
 def _figures(values: Tensor) -> tuple[float, ...]:

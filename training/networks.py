@@ -77,6 +77,7 @@ def build_networks(
         student=True,
         key="student",
         way_to_classes=way,
+        maps=getattr(splits["train"], "called", None),
     )
     _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
@@ -244,6 +245,7 @@ def build(
     student: bool = False,
     key: str = "",
     way_to_classes: str = "",
+    maps: str | None = None,
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -255,6 +257,7 @@ def build(
         student: Whether it is the student.
         key: Of its section, as ``teachers.0``, for messages.
         way_to_classes: How what the data stores would be classes, for a message; empty: not known.
+        maps: A modality that is called as label maps often are, where the data has none that is known for such.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
@@ -269,7 +272,15 @@ def build(
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
-        name, way = short_name(config.model), f"{way_to_classes}, else " if way_to_classes else ""
+        name = short_name(config.model)
+        if answers_for_positions(config.model):
+            known = f", and has {maps}" if maps else ""
+            raise UsageError(
+                f"the training data has no label maps (modality semantics){known}: call them so in your "
+                f"samples, or by data.modalities={{semantics: {maps or 'mask'}}} (data.folders, data.fields), or say "
+                f"how many channels {name} answers with by {where}"
+            )
+        way = f"{way_to_classes}, else " if way_to_classes else ""
         raise UsageError(
             f"the training data has no classes for whole samples: {way}say how long the logits of {name} are with "
             f"{where}, or of label maps take a network that answers for each position, such as unet/resnet20"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,16 @@ from torch import Tensor
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError
 from ..core.registry import MODELS
+from ..core.value_scale import note_once
+from ..datasets.io.file_splits import read_here
+from ..datasets.io.modality_folders import LABEL_NAMES
 
 LABELS = "semantics"
 """The modality of the label maps."""
 DEPTH = "depth"
 
+_TEST_SAMPLES, _TRAINING_SAMPLES = 64, 512  # whose label maps are looked at for classes of the test split alone
+_AT_ONCE = 4
 _MOST_PIXEL_CLASSES = 2**16 - 1  # the highest of 16 bits is a mark for none
 
 
@@ -29,16 +34,19 @@ class PixelLabels:
         num_classes: C, without the 0 of unlabelled pixels; None where the split has no label maps.
         classes: Their names, in the order of the channels.
         targets: Empty; None where there are no label maps.
+        called: Where there are none, a modality that is called as label maps often are, such as ``mask``; or None.
     """
 
     num_classes: int | None
     classes: tuple[str, ...] | None
     targets: Tensor | None
+    called: str | None = None
 
     @classmethod
     def of(cls, split: Any, num_classes: int | None) -> PixelLabels:
         if split is None or LABELS not in split.modalities:
-            return cls(None, None, None)
+            names = () if split is None else split.modalities
+            return cls(None, None, None, next((name for name in names if name.lower() in LABEL_NAMES), None))
         names = split.semantic_classes
         return cls(num_classes, None if names is None else tuple(names[1:]), torch.empty(0))
 
@@ -154,6 +162,7 @@ def pixel_classes(train: Any, test: Any, where: str) -> int:
             "split"
         )
     if names[0] is not None:
+        _note_unseen(train, test, names[0])
         return len(names[0]) - 1
     loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in (train, test)]
     highest = max(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0))
@@ -167,4 +176,51 @@ def pixel_classes(train: Any, test: Any, where: str) -> int:
             f"the label maps of {where} go to {highest}, as if there were as many classes: set data.void={highest} if "
             "it stands for no label, or number the classes from 1 on, without gaps"
         )
+    _note_unseen(train, test, None)
     return highest
+
+
+def _note_unseen(train: Any, test: Any, names: Sequence[str] | None) -> None:
+    """Log which classes the label maps of test samples have, and none of the training samples; both are evenly spaced.
+    Nothing of training samples without a label, which a teacher may teach.
+
+    Args:
+        train, test: Splits with the modality ``semantics``.
+        names: Of the values, from 0; None: they have none.
+    """
+    if train is test:
+        return
+    tested = [labels for samples in _labels_of(test, _TEST_SAMPLES) for labels in samples]
+    unseen, looked_at, labelled = {label for labels in tested for label in labels}, 0, False
+    for samples in _labels_of(train, _TRAINING_SAMPLES) if unseen else ():
+        looked_at += len(samples)
+        seen = {label for labels in samples for label in labels}
+        labelled |= bool(seen)
+        unseen -= seen
+        if not unseen:
+            break
+    if not unseen or not labelled:
+        return
+    numbers = sorted(unseen)
+    shown = [str(number) if names is None else f"{number} ({names[number]})" for number in numbers[:3]]
+    rest = f" and {len(numbers) - 3} more" if len(numbers) > 3 else ""
+    note_once(
+        f"no label map of {_of(looked_at, train)} training samples has class {', '.join(shown)}{rest}, and "
+        f"{sum(not unseen.isdisjoint(labels) for labels in tested)} of {_of(len(tested), test)} test samples do, which "
+        "nothing teaches: number both splits alike, or train on these classes too"
+    )
+
+
+def _of(count: int, split: Any) -> str:
+    return f"the {count}" if count == split.num_samples else f"{count} of the {split.num_samples}"
+
+
+def _labels_of(split: Any, samples: int) -> Iterator[list[set[int]]]:
+    """The labels above 0 that occur in the label map of each sample, in batches that are evenly spaced over a split, of
+    about so many samples.
+    """
+    loader = read_here(split).loader(batch_size=_AT_ONCE, device="cpu", seed=0, train=False)
+    step = max(1, len(loader) * _AT_ONCE // samples)
+    for place in range(0, len(loader), step):
+        maps = next(iter(loader.epoch(0, place)))[LABELS]
+        yield [{*labels.unique().tolist()} - {0} for labels in maps]

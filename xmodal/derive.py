@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..core.data import ViewLoader
+from ..core.depth_marks import metres_of
 from ..core.errors import UsageError, nearest
 from ..core.registry import MODALITIES
 from ..core.user_code import is_own, origin
 from ..core.value_scale import note_once
-from ..datasets.io.camera import Camera, clean_depth, metres_of
+from ..datasets.io.camera import Camera, clean_depth
 from .modalities import SOURCES, Modality
 
 Batch = dict[str, Tensor]

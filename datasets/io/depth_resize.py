@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .camera import Unit, measured_between
+from ...core.depth_marks import measured_between
+from .camera import Unit
 
 # Shares of the greatest of four inverse depths. A step that the slopes beside it leave unexplained by more than the
 # first, 1 cm at 1 m, is an edge; one of the second is an edge in any case: hardly a surface is as steep.

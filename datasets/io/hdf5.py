@@ -59,14 +59,17 @@ def class_names(file: h5py.Group, attribute: str = "classes") -> list[str] | Non
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def check_coding(field: h5py.Dataset, where: str, void: Collection[float] = ()) -> None:
+def check_coding(
+    field: h5py.Dataset, where: str, void: Collection[float] = (), *, labels: np.ndarray | None = None
+) -> None:
     """Complain of values that are not in the file, and of attributes by which netCDF and its kin decode stored ones, as
     nothing here applies them.
 
     Args:
-        field: A field of images.
+        field: A field of images, or of classes.
         where: Of it, for the message.
         void: Values that stand for nothing measured here too.
+        labels: What a field of classes holds, where another value for none does no harm as long as it does not occur.
 
     Raises:
         UsageError: Values are scaled or shifted, another value stands for nothing measured, or they lie in another
@@ -97,7 +100,13 @@ def check_coding(field: h5py.Dataset, where: str, void: Collection[float] = ()) 
             )
     for attribute in ("_FillValue", "missing_value"):
         values = np.asarray(field.attrs.get(attribute, np.nan)).ravel()
-        if any(value == value and value not in void for value in values):
+        if labels is not None:
+            if np.isin(values, labels).any():
+                raise UsageError(
+                    f"{where} has the attribute {attribute} = {values[0]:g}, which would be read as a class: leave out "
+                    "the samples of it, and delete the attribute"
+                )
+        elif any(value == value and value not in void for value in values):
             raise UsageError(
                 f"{where} has the attribute {attribute} = {values[0]:g}, which would be read as a value: store NaN in "
                 "its place, and delete the attribute"

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.depth_marks import metres_of
 from ...core.errors import ContrastillError
 from .array_files import of_one_ratio
-from .camera import Unit, metres_of
+from .camera import Unit
 from .depth_resize import interpolated_depth
 from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
 from .values import vectors_of_array

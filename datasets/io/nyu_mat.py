@@ -17,6 +17,7 @@ from ...core.errors import ContrastillError, UsageError
 from ..nyu_classes import RAW_LABELS
 from .fingerprint import listing_hash
 from .images import DamagedSample
+from .values import warn_once
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 PAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
@@ -27,6 +28,10 @@ there.
 # Field -> its dimensions after the frame, and the dtypes it may have. MATLAB counts columns first: a picture lies on
 # its side.
 _LAYOUT = {"images": (3, "u1"), "depths": (2, "f4 f8"), "rawDepths": (2, "f4 f8"), "labels": (2, "u1 u2 i2 u4 i4")}
+
+
+_FRAMES_READ = 8  # whose labels are looked at
+_MAPPED = 40  # classes that other publications bring the labels to
 
 
 class NyuReader:
@@ -173,6 +178,31 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
             )
     assert first is not None  # there is at least the field images
     return first[2], first[1]
+
+
+def check_raw_labels(file: h5py.File, frames: np.ndarray) -> None:
+    """Complain where labels do not seem to be those of the labelled set, which are mapped to fewer classes.
+
+    Args:
+        file: The labelled set.
+        frames: Places of those that are read, of which a few are looked at.
+
+    Raises:
+        UsageError: It names no more labels than there are classes, so that they are mapped already.
+    """
+    places = np.unique(frames[np.arange(_FRAMES_READ) * len(frames) // _FRAMES_READ])
+    highest = max(int(file["labels"][int(place)].max()) for place in places)
+    if not 0 < highest <= _MAPPED:
+        return
+    text = (
+        f"{file.filename}: labels go to {highest} in {len(places)} frames, and those of the labelled set, which are "
+        f"mapped to classes here, to {RAW_LABELS}"
+    )
+    way = "write them to a packed file or a paired_folder as semantics, which are read as stored"
+    names = file.get("names")
+    if isinstance(names, h5py.Dataset) and highest <= names.size <= _MAPPED + 1:
+        raise UsageError(f"{text}; the file names {names.size}, so that they are mapped already: {way}")
+    warn_once(f"{text}: if they are mapped already, {way}")
 
 
 def num_frames(file: h5py.File) -> int:

@@ -12,7 +12,7 @@ from ...core.classes import check_highest_class, check_numbers, listed, read_nam
 from ...core.errors import UsageError
 from ...core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, is_vectors, read_label_vectors
 from ...core.value_scale import note_once
-from .hdf5 import class_names, location
+from .hdf5 import check_coding, class_names, location
 from .values import warn_of_gaps
 
 _ATTRIBUTE = "the attribute classes"
@@ -51,6 +51,8 @@ def read_classes(
                 f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
                 f"(N,), or numbers (N, C) of C classes; {way}data.target=null leaves them out"
             )
+        if field.dtype.kind in "iuf":
+            check_coding(field, location(file[key], name), labels=field[()])
     check_one_form({f"{file.filename}:{key}": _form(field) for key, field in read.items()})
     classes = _class_names(file, read) if named else None
     first = next(iter(read.values()))

@@ -39,6 +39,15 @@ def read_label(label: Any, where: str) -> int | Tensor:
     )
 
 
+def listed_labels(listed: Any, count: int) -> Tensor | None:
+    """A dataset's list of the classes of all its samples, int64 (N,); None where it is another."""
+    try:
+        values = plain_array(listed)
+    except (TypeError, ValueError, RuntimeError):  # such as boxes, several to a sample
+        return None
+    return torch.from_numpy(values.astype(np.int64)) if values.shape == (count,) and values.dtype.kind in "iu" else None
+
+
 def shown_label(label: int | Tensor) -> str:
     """A label in words, for messages."""
     return f"{len(label)} numbers" if isinstance(label, Tensor) else f"the class {label}"

@@ -9,14 +9,47 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from ...core.errors import ContrastillError, UsageError
 from .channel_order import check_channel_order
 from .file_views import LABELS
-from .image_values import beyond_float32, to_8_bits
+from .image_values import beyond_float32, orientation, to_8_bits
+from .images import upright
 from .values import dtype_name, number_kind
+
+
+def read_images(fields: Mapping[str, Any], sample: str) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The images among the fields of a sample, see :func:`pixels`, and the EXIF orientations by which they were turned.
+
+    Args:
+        fields: Modality -> value.
+        sample: Names it in the message.
+
+    Raises:
+        ContrastillError: A picture is damaged, or its values would not be those that were meant.
+    """
+    images, turns = {}, {}
+    for name, value in fields.items():
+        try:
+            # Once it is loaded a TIFF has no tag any more, and a PNG is loaded for it.
+            turn = turn_of(value) if getattr(value, "format", None) == "TIFF" else None
+            values = pixels(name, value)
+            turn = turn_of(value) if turn is None else turn
+        except ContrastillError:
+            raise
+        except Exception as error:  # a picture of Pillow may be decoded here, which raises many kinds of errors
+            raise unread(f"{name} of {sample}", error) from error
+        if values is not None:
+            images[name], turns[name] = values, turn
+    _check_turns(turns, sample)
+    return images, turns
+
+
+def unread(what: str, error: Exception) -> ContrastillError:
+    """The error for what code of the user's own, or a decoder, could not read."""
+    return ContrastillError(f"{what} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def pixels(name: str, value: Any) -> Tensor | None:
@@ -26,7 +59,10 @@ def pixels(name: str, value: Any) -> Tensor | None:
         UsageError: Its values would not be those that were meant.
     """
     if isinstance(value, Image.Image):
-        value = _picture(name, value)
+        image, value = value, _picture(name, value)
+        # Loading it, Pillow turns a TIFF itself.
+        turn = 1 if image.format == "TIFF" else turn_of(image)
+        value = value if turn == 1 else upright(torch.from_numpy(value.copy()), turn).numpy()
     if isinstance(value, np.ma.MaskedArray):
         value = _unmasked(name, value)
     if isinstance(value, Tensor):
@@ -110,6 +146,40 @@ def is_deep(rgb: Any) -> bool:
     )
 
 
+def turn_of(value: Any) -> int:
+    """The EXIF orientation by which an image is turned, 1: by none. A picture of Pillow that came from another, by
+    convert or transpose, keeps the tag whether it was turned or not, and stays as it lies.
+    """
+    return orientation(value) if isinstance(value, ImageFile.ImageFile) else 1
+
+
+def _check_turns(turns: Mapping[str, int], sample: str) -> None:
+    """Refuse modalities of a sample that would be turned otherwise than its others.
+
+    Args:
+        turns: Modality -> its EXIF orientation, see :func:`turn_of`.
+        sample: Names it in the message.
+
+    Raises:
+        ContrastillError: There are such.
+    """
+    if len({*turns.values()}) < 2:
+        return
+    first = next(iter(turns))
+    other = next(name for name in turns if turns[name] != turns[first])
+    numbers = ["none" if turns[name] == 1 else turns[name] for name in (first, other)]
+    raise ContrastillError(
+        f"{first} of {sample} has the EXIF orientation {numbers[0]} and {other} {numbers[1]}, and which way both lie "
+        "is not known: hand out both upright, as PIL.ImageOps.exif_transpose(image), or, where they lie alike, "
+        "image.copy(), which is not turned"
+    )
+
+
+def unturned(value: Any) -> bool:
+    """Whether it is a picture of Pillow that came from another and has an EXIF orientation all the same."""
+    return isinstance(value, Image.Image) and not isinstance(value, ImageFile.ImageFile) and orientation(value) > 1
+
+
 def _picture(name: str, image: Image.Image) -> np.ndarray:
     """What a picture of Pillow holds: as ``rgb`` three channels, or one of 16 bits; else its values, of a palette the
     colours.
@@ -124,14 +194,17 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
     if name == LABELS and image.format in ("JPEG", "MPO"):
         raise UsageError(f"{name} is a JPEG, which blends the labels of neighbours: save label maps as 8-bit PNG")
     if name != "rgb":
-        return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
+        return np.array(image.convert("RGB") if image.mode in ("P", "PA") and name != LABELS else image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise UsageError(
             f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: return 8 or 16 bits, "
             "or an array of floats in [0, 1]"
         )
-    deep = image.mode.startswith("I")
-    return np.repeat(np.array(image).astype(np.uint16)[:, :, None], 3, 2) if deep else np.array(image.convert("RGB"))
+    if image.mode.startswith("I"):
+        return np.repeat(np.array(image).astype(np.uint16)[:, :, None], 3, 2)
+    # Pillow multiplied these by their alpha, and takes that back on the way to the mode with it alone.
+    image = image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
+    return np.array(image.convert("RGB"))
 
 
 def _scales(tile: Any, mode: str) -> bool:
@@ -151,6 +224,12 @@ def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
         array = values.numpy(force=True) if isinstance(values, Tensor) else values
         eight = to_8_bits(array, 65535)
         return torch.from_numpy(eight) if isinstance(values, Tensor) else eight
+    if values.ndim < 2:
+        shown = "one number" if values.ndim == 0 else f"a row of {len(values)} numbers"
+        raise UsageError(
+            f"rgb is {shown} ({dtype}), and no image: the image of a sample comes first, as (image, label) or "
+            "TensorDataset(images, labels)"
+        )
     if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
         raise UsageError(f"rgb is of {dtype}, whose range is not known: return uint8, uint16 or floats in [0, 1]")
     return values

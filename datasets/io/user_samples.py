@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
 from ...core.generators import own_generators
 from ...core.hashing import mix
-from ...core.label_vectors import plain_array
 from .camera import Unit, unit_of
 from .file_views import LABELS
 from .table_classes import hands_out_other_labels
 from .user_classes import attribute_of, class_names_of
-from .user_labels import read_label, shown_label
-from .user_pictures import check_as_first, is_deep, kind_of, pixels
+from .user_labels import listed_labels, read_label, shown_label
+from .user_pictures import check_as_first, is_deep, kind_of, read_images, unread, unturned
 from .value_range import ValueRange
-from .values import RGB
+from .values import RGB, warn_once
 
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
@@ -57,6 +57,8 @@ class UserSamples:
         self.listed: str | None = None  # the list that labels are known from
         self._relabelled = False  # labels are not those of the list, as after a target_transform
         self.notes: list[str] = []
+        self.unturned_noted = False
+        self._turned: tuple[str, int] | None = None  # a sample whose depth is turned by EXIF, and its orientation
         self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
@@ -234,9 +236,7 @@ class UserSamples:
         try:
             stored = self.dataset[row]
         except Exception as error:  # a user's own code may raise anything
-            raise ContrastillError(
-                f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
+            raise unread(f"sample {row} of {self.name}", error) from error
         if stored is None:
             raise ContrastillError(f"sample {row} of {self.name} is None: leave it out of the dataset")
         return stored
@@ -244,19 +244,37 @@ class UserSamples:
     def _converted(
         self, row: int, fields: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, str], int | Tensor | None]:
-        label = fields.get("target")
-        images = {
-            name: values
-            for name, value in fields.items()
-            if name not in _NO_MODALITY and (values := pixels(name, value)) is not None
-        }
+        label, sample = fields.get("target"), f"sample {row} of {self.name}"
+        images, turns = read_images({name: fields[name] for name in fields if name not in _NO_MODALITY}, sample)
+        for name in images:
+            self._note_unturned(name, fields[name], sample)
+        if turns.get("depth", 1) > 1:
+            self._turned = sample, turns["depth"]
         kinds = {name: kind_of(fields[name]) for name in images}
-        return images, kinds, None if label is None else read_label(label, f"sample {row} of {self.name}")
+        return images, kinds, None if label is None else read_label(label, sample)
+
+    def check_intrinsics(self) -> None:
+        """Refuse intrinsics, of frames as they are handed out, where one that was read has been turned (UsageError)."""
+        if self._turned is not None:
+            raise UsageError(
+                f"depth of {self._turned[0]} is turned by its EXIF orientation {self._turned[1]}, and data.intrinsics "
+                "are of frames as they are handed out: hand out upright ones, as PIL.ImageOps.exif_transpose(image)"
+            )
+
+    def _note_unturned(self, name: str, value: Any, sample: str) -> None:
+        """Log once that a picture has an EXIF orientation that is not applied; workers do not log."""
+        if not self.unturned_noted and get_worker_info() is None and unturned(value):
+            self.unturned_noted = True
+            warn_once(
+                f"{name} of {sample} has an EXIF orientation, and stays as it lies, as it was changed after it was "
+                "opened: if nothing turned it, call PIL.ImageOps.exif_transpose(image) first",
+                self.key,
+            )
 
     def _labels(self, first: int) -> Tensor:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
         name = next((name for name in ("targets", "labels") if attribute_of(self.dataset, name) is not None), None)
-        values = None if name is None else _listed_labels(attribute_of(self.dataset, name), len(self))
+        values = None if name is None else listed_labels(attribute_of(self.dataset, name), len(self))
         if values is not None:
             places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
             if all(self._label_like(first, place) == int(values[place]) for place in places):
@@ -321,15 +339,6 @@ def _fields(sample: Any, where: str) -> dict[str, Any]:
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}
-
-
-def _listed_labels(listed: Any, count: int) -> Tensor | None:
-    """A dataset's list of the classes of all its samples, int64 (N,); None where it is another."""
-    try:
-        values = plain_array(listed)
-    except (TypeError, ValueError, RuntimeError):  # such as boxes, several to a sample
-        return None
-    return torch.from_numpy(values.astype(np.int64)) if values.shape == (count,) and values.dtype.kind in "iu" else None
 
 
 def _is_whole(value: Any) -> bool:

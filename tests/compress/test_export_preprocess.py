@@ -45,7 +45,8 @@ def marked(images, *marks):
 NAN = torch.nan
 MM = ValueScale(UNSIGNED_16, "mm", (1.6,), (0.5,))
 # Modality, scale of the training, stored values, and those as the file takes them.
-METRES = marked((1.6 + 0.3 * noise()).clamp(0.2, 3), NAN, 0)
+METRES = marked((1.6 + 0.3 * noise()).clamp(0.2, 3), NAN, 0, 65.535)
+TWENTIETHS = marked((1.6 + 0.3 * noise()).clamp(0.2, 3), NAN, 0, 65535 * 0.05)
 MILLIMETRES = marked((1000 * (1.6 + 0.3 * noise())).clamp(200, 3000).int(), 0, 65535).to(torch.uint16)
 STEPS = marked((120 + 20 * noise()).clamp(1, 255).byte(), 0)
 KINDS = {
@@ -53,7 +54,7 @@ KINDS = {
     "millimetres": ("depth", MM, MILLIMETRES, MILLIMETRES.float() / 1000),
     "metres of millimetres": ("depth", MM, marked(METRES, NAN, 65.535, 0), marked(METRES, NAN, 65.535, 0)),
     "relative": ("depth", ValueScale("8-bit integers", "relative", (120.0,), (40.0,)), STEPS, STEPS.float()),
-    "steps": ("depth", ValueScale("8-bit integers", 0.05, (1.6,), (0.5,)), METRES, METRES),
+    "steps": ("depth", ValueScale("8-bit integers", 0.05, (1.6,), (0.5,)), TWENTIETHS, TWENTIETHS),
     "normalized_depth": ("normalized_depth", ValueScale(mean=(0.0,), std=(1.0,)), marked(noise(), NAN), None),
     "inverse_depth": ("inverse_depth", ValueScale(mean=(0.7,), std=(0.2,)), marked(0.7 + 0.1 * noise(), NAN), None),
     "thermal": (
@@ -114,7 +115,7 @@ def test_a_program_refuses_integers_in_the_place_of_metres(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("metres", "depth in float32, metres, 0 or NaN where nothing was measured"),
+        ("metres", "depth in float32, metres, 0, 65.535 or NaN where nothing was measured"),
         ("millimetres", "depth in float32, metres (stored millimetres / 1000), 0, 65.535 or NaN where"),
         ("relative", "depth in float32, the stored values, of no unit, 0 or NaN where"),
         ("normalized_depth", "as contrastill.MODALITIES['normalized_depth'].function makes it of depth, NaN where"),

@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+import contrastill
+from contrastill.core.depth_marks import metres_of
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.value_scale import ValueScale, note_once
+from contrastill.datasets.io.camera import Camera, clean_depth
 
 COLOURS = Preprocess((0.5,) * 3, (0.25,) * 3)
 BYTES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -253,3 +256,41 @@ def test_what_are_no_directions_is_not_taken_for_such():
         mean, std = (tuple(values.tolist()) for values in (known.mean((0, 2, 3)), known.std((0, 2, 3))))
         preprocess = Preprocess(mean, std, colours=False, scale=ValueScale("floats", None, mean, std))
         assert preprocess(other).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind", "mark"),
+    [
+        ("m", "floats", 65.535),
+        ("m", "floats", 1e5),
+        ("mm", "unsigned 16-bit integers", 65.535),
+        (0.0002, "unsigned 16-bit integers", 65535 * 0.0002),
+        ("relative", "floats", 1e10),
+    ],
+)
+def test_marks_of_nothing_measured_are_those_of_a_training(unit, kind, mark, caplog):
+    note_once.cache_clear()
+    depth = METRES.clone()
+    depth[:, :, :2] = mark
+    camera = Camera(unit)
+    as_read = clean_depth(depth if isinstance(unit, str) and unit != "mm" else depth / metres_of(unit), camera)
+    assert as_read.isnan().sum() == 2 * 2 * 8
+    with caplog.at_level(logging.WARNING):
+        seen = of_depth(unit, kind)(depth)
+    torch.testing.assert_close(seen, of_depth(unit, kind)(depth.masked_fill(depth == depth[0, 0, 0, 0], math.nan)))
+    assert not seen[:, :, :2].any() and "unit" not in caplog.text
+
+
+def test_a_student_of_depth_with_marks_answers_to_that_of_its_training(tmp_path, caplog):
+    generator = torch.Generator().manual_seed(0)
+    depth = 1 + 3 * torch.rand(24, 1, 16, 16, generator=generator)
+    depth[:, :, :3] = 65.535
+    samples = [({"depth": values, "target": row % 2}) for row, values in enumerate(depth)]
+    options = {"epochs": 1, "batch_size": 8, "quiet": True, "objectives": "cross_entropy", "out": tmp_path / "run"}
+    contrastill.distill(None, "resnet8", (samples[:16], samples[16:]), student_modality="depth", **options)
+    student = contrastill.Student.from_run(tmp_path / "run")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        logits = student(depth[:16])
+        torch.testing.assert_close(logits, student(depth[:16].masked_fill(depth[:16] == depth[0, 0, 0, 0], math.nan)))
+    assert "another unit" not in caplog.text and "in one unit" not in caplog.text

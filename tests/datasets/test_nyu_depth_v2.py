@@ -348,3 +348,32 @@ def test_from_the_two_official_files_to_segmentation_of_13_and_40_classes(tmp_pa
         assert main(["evaluate", str(out), *changes, "--json"]) == 0
         rows = {row["task"]: row for row in json.loads(capsys.readouterr().out)}
         assert len(rows["segmentation"]["per_class_iou"]) == classes and "embedding" in rows["classification"]["layers"]
+
+
+def with_labels(folder, highest, names=0):
+    write_nyu(folder)
+    with h5py.File(folder / FILE, "r+") as file:
+        labels = file["labels"]
+        labels[()] = np.random.default_rng(0).integers(0, highest + 1, labels.shape)
+        del file["names"]
+        if names:
+            file.create_dataset("names", (1, names), dtype=h5py.ref_dtype)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("highest", "names", "lines"), [(40, 894, True), (13, 0, True), (64, 0, False), (0, 40, False)]
+)
+def test_labels_that_may_be_mapped_already_have_a_line(tmp_path, caplog, highest, names, lines):
+    with caplog.at_level(logging.WARNING):
+        opened(with_labels(tmp_path, highest, names), modalities=["rgb", "semantics"])
+        opened(tmp_path, "test", modalities=["rgb", "semantics"])
+        opened(tmp_path)
+    assert (
+        caplog.text.count(f"labels go to {highest} in ") <= 2 * lines and ("if they are mapped" in caplog.text) == lines
+    )
+
+
+def test_labels_that_are_mapped_already_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="the file names 40, so that they are mapped already: write them to a packed"):
+        opened(with_labels(tmp_path, 40, 40), modalities=["rgb", "semantics"])

@@ -2,6 +2,8 @@
 
 import logging
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,10 @@ from torch.utils.data import Dataset
 
 import contrastill
 from contrastill.core.errors import UsageError
+from contrastill.core.value_scale import note_once
+from contrastill.datasets.packed import Packed
 from contrastill.objectives.scale_invariant import ScaleInvariant
+from contrastill.training.pixel_labels import pixel_labels
 
 
 class Frames(Dataset):
@@ -231,3 +236,73 @@ def test_other_mistakes_are_named(tmp_path):
     )
     with pytest.raises(UsageError, match=r"pass images \(B, C, H, W\)"):
         contrastill.predict_in_windows(network, {"rgb": torch.rand(3, 8, 8)}, 4, 2)
+
+
+class Shown(Dataset):
+    """Frames whose label maps are of some classes; ``key`` is what they are called."""
+
+    def __init__(self, numbers, count=8, classes=None, key="semantics"):
+        self.numbers, self.count, self.key = torch.tensor(numbers), count, key
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        generator = torch.Generator().manual_seed(row)
+        return {
+            "rgb": torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator),
+            self.key: self.numbers[torch.randint(0, len(self.numbers), (8, 8), generator=generator)],
+        }
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "line"),
+    [
+        ([1, 2], [1, 2, 3], None, "the 8 training samples has class 3, and 8 of the 8 test samples do"),
+        ([1, 2, 3], [2, 3, 4], None, "the 8 training samples has class 4, and 8 of the 8"),
+        ([0, 1], [1, 2, 3], ["floor", "wall", "door"], "has class 2 (wall), 3 (door), and 8 of the 8"),
+        ([1, 2], [2, 0], None, None),
+        ([0, 255], [1, 2], None, None),
+    ],
+    ids=["one more", "one higher", "named", "fewer", "no labels to learn from"],
+)
+def test_pixel_classes_of_the_test_split_alone_are_named(tmp_path, caplog, train, test, names, line):
+    note_once.cache_clear()
+    data = (Shown(train, classes=names), Shown(test, classes=names))
+    teacher, objective = (None, "pixel_cross_entropy") if max(train) < 255 else (nn.Conv2d(3, 2, 1), "dense_kd")
+    student = {} if teacher is None else {"student.num_classes": 2}
+    options = {"epochs": 1, "batch_size": 4, "quiet": True, "objectives": objective, **student}
+    with caplog.at_level(logging.WARNING):
+        contrastill.distill(teacher, "unet/resnet8", data, out=tmp_path / "run", **options)
+    lines = [text for record in caplog.records if "no label map of" in (text := record.getMessage())]
+    assert len(lines) == (line is not None) and (line is None or line in lines[0])
+
+
+def test_pixel_classes_of_a_packed_file_are_named_and_looked_for_until_they_are_there(tmp_path, caplog):
+    note_once.cache_clear()
+    labels = np.ones((400, 4, 4), np.uint8)
+    labels[397] = 2
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        for split, values in (("train", labels), ("test", np.full((8, 4, 4), 2, np.uint8))):
+            file[f"{split}/rgb"], file[f"{split}/semantics"] = np.full((*values.shape, 3), 200, np.uint8), values
+        file["test/semantics"][0] = 3
+    splits = {
+        name: Packed(
+            Packed.Options(path=str(tmp_path / "data.h5"), fields={"rgb": "rgb", "semantics": "semantics"})
+        ).open(name)
+        for name in ("train", "test")
+    }
+    with caplog.at_level(logging.WARNING):
+        assert pixel_labels(splits)["train"].num_classes == 3
+    assert "no label map of the 400 training samples has class 3, and 1 of the 8 test samples do" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["mask", "Annotation", "labels"])
+def test_label_maps_under_another_name_are_named(tmp_path, key):
+    data = (Shown([1, 2], key=key), Shown([1, 2], key=key))
+    options = {"epochs": 1, "quiet": True, "objectives": "pixel_cross_entropy", "out": tmp_path / "run"}
+    way = rf"has no label maps \(modality semantics\), and has {key}: call .* data.modalities={{semantics: {key}}}"
+    with pytest.raises(UsageError, match=way):
+        contrastill.distill(None, "unet/resnet8", data, **options)

@@ -5,6 +5,7 @@ import logging
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import contrastill
 from contrastill.core.errors import UsageError
@@ -107,3 +108,60 @@ def test_a_run_that_is_trained_already_has_a_line_alone(tmp_path, caplog, monkey
     with caplog.at_level(logging.WARNING):
         train(*arguments)
     assert LINE in caplog.text
+
+
+COLOURS, TEST_COLOURS = (
+    np.random.default_rng(seed).integers(0, 256, (N, 16, 16, 3), dtype=np.uint8) for seed in (0, 1)
+)
+MASKS = (TEST_COLOURS > 127).astype(np.uint8)
+
+
+def unit(values, by=255):
+    return (values / by).astype(np.float32)
+
+
+BLACK = r"rgb goes to 0.00392 in the {} split and to 1 in the {} split .* is nearly black, .* bring both to one scale"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "dark"),
+    [
+        (unit(COLOURS), unit(TEST_COLOURS, 255 * 255), "test"),
+        (COLOURS, unit(TEST_COLOURS, 255 * 255), "test"),
+        (COLOURS, MASKS, "test"),
+        (unit(COLOURS, 255 * 255), TEST_COLOURS, "training"),
+    ],
+    ids=["twice", "bytes and twice", "masks", "the training split"],
+)
+def test_colours_that_are_nearly_black_in_one_split_are_refused(tmp_path, ours, theirs, dark):
+    with pytest.raises(UsageError, match=BLACK.format(dark, "training" if dark == "test" else "test")):
+        train(tmp_path, "rgb", ours, theirs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_of_bytes_whose_test_split_holds_0_and_1_is_refused(tmp_path):
+    ours, theirs = (
+        torch.utils.data.TensorDataset(torch.from_numpy(values).permute(0, 3, 1, 2), torch.arange(N) % 4)
+        for values in (COLOURS, MASKS)
+    )
+    options = {"epochs": 1, "batch_size": 16, "quiet": True, "objectives": "cross_entropy"}
+    with pytest.raises(UsageError, match=BLACK.format("test", "training")):
+        contrastill.distill(None, "resnet8", (ours, theirs), out=tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "lines"),
+    [
+        (COLOURS, TEST_COLOURS // 64, 1),
+        (COLOURS, np.zeros_like(COLOURS), 1),
+        (COLOURS, MASKS[:3], 1),
+        (COLOURS // 64, TEST_COLOURS // 128, 0),
+        (COLOURS, unit(TEST_COLOURS), 0),
+        (COLOURS, np.where(np.arange(N)[:, None, None, None] < N - 1, MASKS, TEST_COLOURS), 0),
+    ],
+    ids=["dark", "black", "few", "both dark", "the same", "one bright sample"],
+)
+def test_dark_colours_that_may_be_right_have_a_line(tmp_path, ours, theirs, lines, caplog):
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, "rgb", ours, theirs)
+    assert caplog.text.count("accuracies are right only if both are in one scale") == lines

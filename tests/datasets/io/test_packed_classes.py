@@ -202,3 +202,30 @@ def test_names_of_pixel_classes_are_none_of_the_samples(tmp_path):
     assert split.semantic_classes == ["unlabelled", "wall", "floor"]
     numbered = Packed(Packed.Options(target="number", **options)).open("train")
     assert numbered.classes is None and numbered.num_classes == 4
+
+
+def coded(path, **attributes):
+    opened(path, NUMBERS)
+    with h5py.File(path / "data.h5", "r+") as file:
+        file["test/target"].attrs.update(attributes)
+    return Packed(Packed.Options(path=str(path / "data.h5"))).open("train")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"add_offset": -1},
+            "test/target has the attribute add_offset = -1, which is not applied here: store",
+        ),
+        ({"scale_factor": 2.0}, "test/target has the attribute scale_factor = 2, which is not applied"),
+        ({"_FillValue": 2}, "test/target has the attribute _FillValue = 2, which would be read as a class: leave out"),
+    ],
+)
+def test_coded_classes_are_refused(tmp_path, attributes, message):
+    with pytest.raises(UsageError, match=message):
+        coded(tmp_path, **attributes)
+
+
+def test_a_mark_for_none_that_does_not_occur_does_no_harm(tmp_path):
+    assert coded(tmp_path, _FillValue=-1, add_offset=0, scale_factor=1.0).num_classes == 3

@@ -179,3 +179,23 @@ def test_images_are_plain_tensors(change):
     split = opened([(change(image.clone()), number) for image, number in zip(images, NUMBERS, strict=True)])[0]
     batch = next(iter(split.loader(batch_size=N, device="cpu", train=False).epoch(0)))
     assert torch.equal(batch["rgb"], images) and not batch["rgb"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [(NUMBERS, "one number"), (torch.eye(4, dtype=torch.int64)[NUMBERS], "a row of 4 numbers")]
+)
+def test_labels_before_the_images_are_named(labels, shown):
+    images = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UsageError, match=rf"rgb is {shown} \(int64\), and no image: the image of a sample comes first"):
+        UserSamples(torch.utils.data.TensorDataset(torch.as_tensor(labels), images))
+
+
+def test_arrays_and_lists_in_a_dict_of_splits():
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)
+    for split in ((images, labels), [torch.from_numpy(images), torch.from_numpy(labels)]):
+        with pytest.raises(UsageError, match="data is a dict of arrays: make each split a dataset, as torch"):
+            ArgumentResolver(ExitStack()).data({"train": split, "test": split})
+    listed = [(image, label) for image, label in zip(images, labels, strict=True)]
+    with ExitStack() as stack:
+        name = ArgumentResolver(stack).data({"train": listed, "test": listed[:2]})["name"]
+        assert len(DATASETS[name](UserDataset.Options()).open("test").samples) == 2

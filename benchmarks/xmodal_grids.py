@@ -84,6 +84,8 @@ GRIDS = {
             "default, 12 epochs, batches of 32": (default(12, 32, 3, "7.07e-4"), 3, ()),
             "default, 12 epochs, batches of 32, 1e-3": (default(12, 32, 3, "1e-3"), 3, ()),
             "default, 12 epochs, 2e-3": (default(12, 64, 3, "2e-3"), 3, ()),
+            "default, 12 epochs, batches of 32, 2e-3": (default(12, 32, 3, "2e-3"), 3, ()),
+            "default, 12 epochs, 4e-3": (default(12, 64, 3, "4e-3"), 3, ()),
             "default, 40 epochs": (default(40, 64, 10, "1e-3"), 3, ()),
             "default, 40 epochs, 2e-3": (default(40, 64, 10, "2e-3"), 3, ()),
             "default, 40 epochs, batches of 32, 1.4e-3": (default(40, 32, 10, "1.41e-3"), 3, ()),

@@ -233,6 +233,7 @@ def _training(
         teachers=len(teachers),
         pretrained=student.get("weights") is not None,
         maps=maps,
+        pairs=maps and not answers_for_positions(student["model"]),
     )
     return {**chosen, "optimizer": optimizer} if maps else chosen
 

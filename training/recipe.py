@@ -41,8 +41,11 @@ FULL_DOUBT = 0.02
 WEIGHTED_SAMPLES = 200_000
 
 
-# Rates of optimisers whose steps have a length of their own, for batches of 64.
-ADAM, ADAM_OF_MAPS = 1e-3, 2e-3
+# Rates of optimisers whose steps have a length of their own, for batches of 64. That of unlabelled pairs is 2e-3 for
+# batches of 32, which few of them are trained in.
+ADAM, ADAM_OF_MAPS, ADAM_OF_PAIRS = 1e-3, 2e-3, 2e-3 * math.sqrt(2)
+BATCH, BATCH_OF_FEW_PAIRS = 64, 32
+FEW_PAIRS = 2_000
 
 # Optimisers whose steps are as long as the gradient.
 _SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
@@ -179,25 +182,27 @@ def _predicted(teacher: Mapping[str, Any]) -> str | None:
 
 def default_training(
     num_samples: int,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     *,
     epochs: int | None = None,
     optimizer: str = "sgd",
     teachers: int = 1,
     pretrained: bool = False,
     maps: bool = False,
+    pairs: bool = False,
 ) -> dict[str, Any]:
     """Keys of ``train``: length by the size of the data, a cosine after a short rise, a rate by the batch, and how many
     views have their teacher outputs kept.
 
     Args:
         num_samples: M, training samples.
-        batch_size: Samples of a step.
+        batch_size: Samples of a step where it is set; else 64, and 32 of few pairs.
         epochs: Their number where it is set.
         optimizer: ``"sgd"`` or ``"adamw"``.
         teachers: How many there are; without any there are no outputs to keep.
         pretrained: Whether the student begins with weights: its rate is a tenth then.
         maps: Whether maps or answers for each position are kept, which are larger than embeddings.
+        pairs: Whether the maps are those of unlabelled pairs of two modalities.
 
     Example:
         >>> default_training(50_000)
@@ -206,10 +211,11 @@ def default_training(
         {'epochs': 10, 'schedule': 'cosine', 'warmup_epochs': 0.5, 'lr': 0.2}
     """
     epochs = epochs or default_epochs(num_samples)
-    of_steps = ADAM_OF_MAPS if maps else ADAM
+    of_steps = ADAM_OF_PAIRS if pairs else ADAM_OF_MAPS if maps else ADAM
+    batch = batch_size or (BATCH_OF_FEW_PAIRS if pairs and num_samples <= FEW_PAIRS else BATCH)
     rate = (
         (0.1 if optimizer.removeprefix("timm/") in _SGD else of_steps)
-        * math.sqrt(batch_size / 64)
+        * math.sqrt(batch / BATCH)
         * (0.1 if pretrained else 1)
     )
     chosen: dict[str, Any] = {
@@ -218,6 +224,8 @@ def default_training(
         "warmup_epochs": round(epochs * WARMUP, 2),
         "lr": round(rate, 6),
     }
+    if batch_size is None and batch != BATCH:
+        chosen["batch_size"] = batch
     affordable = (KEPT_MAPS if maps else KEPT_SAMPLES) // (num_samples * teachers) if teachers else 0
     views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)), affordable)
     if views >= min(2, epochs):

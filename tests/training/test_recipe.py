@@ -5,6 +5,8 @@ teachers and data; and the line that says so.
 import re
 from types import SimpleNamespace
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from contrastill.core.representation import Network, Preprocess, Representation,
 from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
+from contrastill.models.build import build_network, save_student
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
@@ -130,6 +133,18 @@ def test_length_follows_from_the_number_of_samples():
         (
             {"num_samples": 800, "optimizer": "adamw", "maps": True},
             {"epochs": 240, "warmup_epochs": 12, "lr": 0.002, "views": 25},
+        ),
+        (
+            {"num_samples": 800, "optimizer": "adamw", "maps": True, "pairs": True},
+            {"epochs": 240, "warmup_epochs": 12, "lr": 0.002, "views": 25, "batch_size": 32},
+        ),
+        (
+            {"num_samples": 800, "batch_size": 64, "optimizer": "adamw", "maps": True, "pairs": True},
+            {"epochs": 240, "warmup_epochs": 12, "lr": 0.002828, "views": 25},
+        ),
+        (
+            {"num_samples": 2001, "optimizer": "adamw", "maps": True, "pairs": True},
+            {"epochs": 240, "warmup_epochs": 12, "lr": 0.002828, "views": 9},
         ),
         ({"num_samples": 10_001, "maps": True}, {"epochs": 240, "warmup_epochs": 12, "lr": 0.1}),
     ],
@@ -517,3 +532,28 @@ def test_the_warm_up_begins_above_0_as_its_reference_says():
     config = TrainConfig(epochs=4, lr=0.2, warmup_epochs=1)
     assert [learning_rate(config, step, 4) for step in range(4)] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert "over their n steps from lr/n to lr" in TrainConfig.model_fields["warmup_epochs"].description
+
+
+@pytest.mark.parametrize(("given", "batch", "rate"), [({}, 32, 0.002), ({"batch_size": 8}, 8, 0.001)])
+def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, given, batch, rate):
+    path, generator = tmp_path / "pairs.h5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["train/rgb"] = generator.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+        file["train/depth"] = generator.random((40, 16, 16), dtype=np.float32) + 1
+    data = {"data.splits": {"train": "train", "test": None}, "data.fields": {"rgb": "rgb", "depth": "depth"}}
+    save_student(build_network("resnet8", num_classes=4), tmp_path / "teacher.safetensors")
+    result = contrastill.distill(
+        str(tmp_path / "teacher.safetensors"),
+        "resnet8",
+        str(path),
+        out=tmp_path / "run",
+        epochs=1,
+        student_modality="depth",
+        quiet=True,
+        **{"student.num_classes": 4},
+        **data,
+        **given,
+    )
+    train = result.config.train
+    assert {*result.config.objectives} == {"fresh_crd", "dense_crd"}
+    assert (train.optimizer, train.batch_size, train.lr) == ("adamw", batch, rate)

@@ -41,7 +41,9 @@ class MeanStd:
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Mean and sample standard deviation of at least one value."""
+    """Mean and sample standard deviation of at least one value; NaN where one of them is no finite number."""
+    if not all(map(math.isfinite, values)):
+        return MeanStd(math.nan, math.nan if len(values) > 1 else None, len(values))
     return MeanStd(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 

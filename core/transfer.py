@@ -121,6 +121,7 @@ class Transfer(nn.Module):
         self.remarks: list[str] = []  # also shown where no progress is
         self.details: list[str] = []
         self._unread: list[nn.Parameter] = []
+        self._idle: list[nn.Parameter] = []
         self._set_stage("main")
         self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
         self.source = source or LiveTeachers(list(self.teachers))
@@ -149,17 +150,22 @@ class Transfer(nn.Module):
         )
 
     def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
-        """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`).
+        """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`), as
+        are the other terms.
 
         Args:
             stage: ``"initial"``, for objectives that have such a stage, or ``"main"``, the training proper.
             batch: A batch of any size, as ``forward`` takes it.
         """
-        for parameter in self._unread:
+        for parameter in (*self._unread, *self._idle):
             parameter.requires_grad_(True)
         self._set_stage(stage)
         for term in self.terms.values():
             term.enter(stage)
+        idle = [term for term in self.terms.values() if not term.in_stage(stage)]
+        self._idle = [parameter for term in idle for parameter in term.parameters() if parameter.requires_grad]
+        for parameter in self._idle:
+            parameter.requires_grad_(False)
         self.freeze_unread(batch)
 
     def _set_stage(self, stage: str) -> None:

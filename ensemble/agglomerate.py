@@ -125,23 +125,24 @@ class Agglomerate(Objective):
         return cls(adaptor, **options.model_dump(include={"summary_weight", "dense_weight", "cosine_share"}))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        parts = {}
+        parts, padding = {}, batch.get("is_padding")
         if self.adaptor.summary is not None and self.adaptor.summary_balance is not None:
             parts["summary"] = _cosine_distance(
-                self.adaptor.summary(student.embedding), self.adaptor.summary_balance(teacher.embedding)
+                self.adaptor.summary(student.embedding), self.adaptor.summary_balance(teacher.embedding, padding)
             )
         if self.adaptor.dense is not None:
-            parts["dense"] = self._dense(student.maps[self.adaptor.pair[0]], teacher.maps[self.adaptor.pair[1]])
+            ours, theirs = student.maps[self.adaptor.pair[0]], teacher.maps[self.adaptor.pair[1]]
+            parts["dense"] = self._dense(ours, theirs, padding)
         self.logs = {name: part.detach().mean() for name, part in parts.items()}
         weights = {"summary": self.summary_weight, "dense": self.dense_weight}
         return reduce(add, (weights[name] * part for name, part in parts.items()))
 
-    def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _dense(self, student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
         """(B,): the mean over positions."""
         assert self.adaptor.dense_balance is not None, "this adaptor was built with dense"
         # The head comes before the averaging, as it does where the adaptor is used later, on a map of any size.
         ours, theirs = match_spatial_size(self.adaptor.on_map(student).movedim(-1, 1), teacher)
-        ours, theirs = ours.movedim(1, -1), self.adaptor.dense_balance(theirs.movedim(1, -1))
+        ours, theirs = ours.movedim(1, -1), self.adaptor.dense_balance(theirs.movedim(1, -1), padding)
         ours = ours.to(torch.promote_types(ours.dtype, torch.float32))
         smooth = F.smooth_l1_loss(ours, theirs.to(ours.dtype), reduction="none").mean(-1)
         distance = self.cosine_share * _cosine_distance(ours, theirs) + (1 - self.cosine_share) * smooth

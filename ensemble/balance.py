@@ -25,6 +25,9 @@ class Balance(nn.Module):
     calls 1, 2, 4, 8, … and at the last one, and then stays. A channel that does not vary is only shifted. Nothing is
     learnt by gradient.
 
+    Args of a call:
+        is_padding: (B,) bool: whether the samples stand for an empty share, and count for nothing in the sums.
+
     Args:
         dim: D, number of channels.
         kind: One of ``KINDS``.
@@ -73,11 +76,11 @@ class Balance(nn.Module):
         buffer("total", torch.zeros(dim), self.estimate_steps > 0)
         buffer("products", torch.zeros((dim, dim) if turns else (dim,)), self.estimate_steps > 0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, is_padding: Tensor | None = None) -> Tensor:
         if x.shape[-1] != self.dim:
             raise UsageError(f"these features have {x.shape[-1]} channels, and the balance was made for {self.dim}")
         if self.training and self.calls < self.estimate_steps:
-            self._estimate(x.detach())
+            self._estimate(x.detach(), is_padding)
         if self.kind == "none":
             return x
         # Half precision has too few digits to take the mean away from what is far from zero.
@@ -96,12 +99,14 @@ class Balance(nn.Module):
             return x * self.scale.to(x.dtype) + self.mean.to(x.dtype)
 
     @torch.no_grad()
-    def _estimate(self, x: Tensor) -> None:
+    def _estimate(self, x: Tensor, is_padding: Tensor | None) -> None:
         """Add a call to the sums, and make the map anew where it is due."""
         with torch.autocast(x.device.type, enabled=False):
             rows = x.reshape(-1, self.dim).double()
             products = rows.square().sum(0) if self.rotation is None else rows.T @ rows
             sums = torch.cat([torch.full_like(self.count, len(rows)).view(1), rows.sum(0), products.flatten()])
+            if is_padding is not None:
+                sums = sums * (~is_padding).any()
             if _several():
                 distributed.all_reduce(sums)
             self.count += sums[0]

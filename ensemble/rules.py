@@ -237,13 +237,23 @@ class Gradient(TeacherAggregation):
         if not read or not torch.is_grad_enabled():
             self.weights = torch.full((len(losses),), 1 / len(losses), device=losses[0].device)
         else:
-            gram = _gram([torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True) for loss in losses])
+            each = [torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True) for loss in losses]
+            gram = _gram(each, _samples(batch, read))
             self.weights = min_norm_weights(gram, max(self.cap, 1 / len(losses)))
         return reduce(add, (weight.to(loss.dtype) * loss for weight, loss in zip(self.weights, losses, strict=True)))
 
 
-def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """(n, n) float64 inner products of n gradients, each a tuple of tensors; over all processes."""
+def _samples(batch: dict[str, Tensor], read: Sequence[Tensor]) -> Tensor:
+    """How many samples of the batch are this process's own."""
+    padding = batch.get("is_padding")
+    count = torch.tensor(len(read[0]), dtype=torch.float64, device=read[0].device)
+    return count if padding is None else (~padding).sum().double()
+
+
+def _gram(gradients: Sequence[Sequence[Tensor | None]], samples: Tensor) -> Tensor:
+    """(n, n) float64 inner products of n gradients of a mean over ``samples``, each a tuple of tensors; over all
+    processes, whose shares may be of unlike length, those of the sum.
+    """
     gram: Tensor | None = None
     for parts in zip(*gradients, strict=True):
         there = next((part for part in parts if part is not None), None)
@@ -255,6 +265,7 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
         gram = flat @ flat.T if gram is None else gram + flat @ flat.T
     assert gram is not None, "every loss reads something of the student"
     if distributed.is_available() and distributed.is_initialized():
+        gram = gram * samples.square()
         distributed.all_reduce(gram)
     return gram
 

@@ -19,6 +19,7 @@ from ..core.tapping import INPUT, NHWC, hooked, module_of, run
 from ..core.token_grids import token_map
 from .builder_checks import built_by
 from .decoders import HEADS, Head
+from .file_weights import network_source
 from .library import pair
 
 _SIDE = 64
@@ -108,17 +109,18 @@ def _family(decoder: str) -> Callable[[str], Callable[..., nn.Module]]:
                 raise UsageError(f"{decoder}/{name} has no published decoder: set num_classes")
             options |= {"num_classes": num_classes, "in_chans": in_chans}
             encoder: Any = built_by(name, encoder_builder, options)
-            taps: Taps = encoder.taps
+            source = network_source(encoder, encoder_builder)
+            taps: Taps = source.taps
             if not taps.maps:
                 raise UsageError(f"{name} gives no feature maps, which a decoder reads: take another encoder")
             embedding = _without_classifier(encoder, taps)
-            side = encoder.preprocess.resolution or getattr(encoder, "published_resolution", None) or _SIDE
+            side = source.preprocess.resolution or getattr(encoder, "published_resolution", None) or _SIDE
             module: Any = EncoderDecoder(encoder, taps.maps, (in_chans, *pair(side)), decoder, num_classes)
             read = module.decoder.reads
             own = () if read is None else (read.replace("input:", "input:decoder."),)
             maps = (*(f"features.{place}" for place in range(len(module.features))), *own)
             module.taps = Taps(embedding=embedding, maps=maps, prediction="output:")
-            module.preprocess = encoder.preprocess
+            module.preprocess = source.preprocess
             module.num_logits = num_classes
             module.classifiers = tuple(f"decoder.{layer}" for layer in module.decoder.classifiers)
             return module

@@ -67,4 +67,4 @@ class PixelCrossEntropy(Objective):
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        return mean_over_pixels(losses.sum((1, 2)), (target >= 0).sum((1, 2)))
+        return mean_over_pixels(losses.sum((1, 2)), (target >= 0).sum((1, 2)), batch.get("is_padding"))

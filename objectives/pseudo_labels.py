@@ -88,4 +88,5 @@ class PseudoLabels(Objective):
         self.logs = {"counted": share_of(counted)}
         # A teacher's NaN has no class, and shows.
         losses = F.cross_entropy(single(ours), label, reduction="none") + 0 * probability
-        return mean_over_pixels(torch.where(counted, losses, 0.0).sum((1, 2)), counted.sum((1, 2)))
+        sums = torch.where(counted, losses, 0.0).sum((1, 2))
+        return mean_over_pixels(sums, counted.sum((1, 2)), batch.get("is_padding"))

@@ -31,14 +31,15 @@ def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
     count.
 
     One process makes fewer where there are fewer samples. Several all make ``count``, as a pass may exchange something
-    between them: a part for which there is no sample is the share's last sample again, and counts 0. A bank is not
-        changed by it: the row is written twice with one value.
+    between them: a part for which there is no sample is the share's last sample again, with ``is_padding``, and counts
+    0. A bank is not changed by it: the row is written twice with one value.
 
     Example:
         >>> [(chunk["index"].tolist(), counts) for chunk, counts in chunks({"index": torch.arange(5)}, 2)]
         [([0, 1, 2], 3), ([3, 4], 2)]
     """
     counted, size = own_samples(batch), len(batch["index"])
+    padding = {"is_padding": torch.ones_like(batch["index"], dtype=torch.bool)}
     fields = {name: values for name, values in batch.items() if name != "is_padding"}
     parts = []
     count = count if world_size() > 1 else min(count, size)
@@ -47,7 +48,9 @@ def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
         begin = number * share + min(number, longer)
         end = begin + share + (number < longer)
         rows = slice(begin, end) if begin < end else slice(size - 1, size)
-        parts.append(({name: values[rows] for name, values in fields.items()}, end - begin if counted else 0))
+        counts = end - begin if counted else 0
+        marked = fields if counts else {**fields, **padding}
+        parts.append(({name: values[rows] for name, values in marked.items()}, counts))
     return parts
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.data import ViewLoader
+from ..core.deferred import DeferredState
 from ..core.errors import UsageError
 from ..core.transfer import Transfer
 from .wrapped_loader import WrappedLoader
@@ -118,14 +119,19 @@ def check_smallest_pass(
 @contextmanager
 def _unchanged(transfer: Transfer) -> Iterator[None]:
     """Within it forward passes leave no trace: neither in statistics, nor in generators, banks and draws."""
-    # Of the terms BatchNorm alone: their banks are large, and are not written before a commit.
-    normed = [
+    # Banks are large, and are not written before a commit; what else counts in its forward pass is put back.
+    modules = [
         module
-        for term in transfer.terms.values()
-        for module in term.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for part in (transfer.student, *transfer.terms.values())
+        for module in part.modules()
+        if not isinstance(module, DeferredState)
     ]
-    buffers = [(buffer, buffer.clone()) for module in (transfer.student, *normed) for buffer in module.buffers()]
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    counts = [
+        (module, module.get_extra_state())
+        for module in modules
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
     try:
         with torch.random.fork_rng(), torch.no_grad():
             yield
@@ -134,3 +140,5 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+        for module, count in counts:
+            module.set_extra_state(count)

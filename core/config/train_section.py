@@ -61,7 +61,8 @@ class TrainConfig(Section):
         gt=0,
         description="backward passes an optimiser step is split into, to save memory; the same result, but for "
         "BatchNorm's statistics and for objectives that "
-        "compare the samples of a batch with each other, such as similarity or rkd: they see the samples of one pass",
+        "compare the samples of a batch with each other, such as similarity, rkd or fresh_crd: they see the samples of "
+        "one pass; the mean over labelled pixels is that of a pass too",
     )
     on_nan: Literal["stop", "skip"] = Field(
         "stop",

@@ -1,5 +1,7 @@
 """Means, spreads and paired differences, recomputed by numpy and by loops."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ def test_mean_and_sample_deviation_are_numpys():
     result = mean_std([*values])
     assert (result.mean, result.std) == pytest.approx((values.mean(), values.std(ddof=1)), abs=1e-12)
     assert result.count == 5 and str(result) == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    for values in ([1.0, math.nan], [math.inf, 2.0]):
+        assert math.isnan(mean_std(values).mean) and math.isnan(mean_std(values).std) and mean_std(values).count == 2
     assert mean_std([3.0]).std is None and f"{mean_std([3.0]):.1f}" == "3.0"
     with pytest.raises(ValueError, match="at least one"):
         mean_std([])

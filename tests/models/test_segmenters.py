@@ -10,6 +10,7 @@ from torch import nn
 import contrastill
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
+from contrastill.core.registry import MODELS
 from contrastill.core.weights import load_state_dict
 from contrastill.models.build import build_network, save_student
 from contrastill.training.networks import build_networks
@@ -207,3 +208,11 @@ def test_torchvisions_segmenters(name):
     with torch.no_grad():
         next(twin.module.backbone.parameters()).zero_()
         assert torch.equal(network({"rgb": images}).prediction, returned["out"])
+
+
+def test_an_encoder_without_taps_is_named(monkeypatch):
+    bare = {"bare": lambda num_classes=4, in_chans=3: nn.Conv2d(in_chans, num_classes, 3)}
+    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries, **bare})
+    for decoder in DECODERS:
+        with pytest.raises(UsageError, match=r"Conv2d was built, and has no taps: let its builder return"):
+            build_network(f"{decoder}/bare", num_classes=3)

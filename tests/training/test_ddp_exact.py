@@ -27,6 +27,7 @@ from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorLoader, TensorSplit
 from contrastill.datasets.io.views import PaddedImages
+from contrastill.ensemble.rules import Gradient
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.training.checkpoint import load_newest
@@ -72,8 +73,14 @@ CASES = {
         "accumulation": 3,
         "recipe": {"clip_norm": 0.3, "ema": 0.5, "decay_biases": False},
     },
+    # The last batch has 1 sample, which is looked at before the first step, and counts for nothing there.
+    "balance": {"mode": None, "samples": 15, "accumulation": 1, "balance": 3},
+    "gradient": {"mode": None, "samples": 16, "accumulation": 1, "gradient": True},
 }
-SINGLE_PASS = {"fresh", "fresh sharded"}
+# What is of a pass: contrast with its students, calls that are counted, weights by its gradient.
+SINGLE_PASS = {"fresh", "fresh sharded", "balance", "gradient"}
+# A stage of its own, whose objective rests afterwards; BatchNorm in it sees each process's share.
+INITIAL = {"mode": None, "samples": 16, "accumulation": 1, "initial": True, "recipe": {"initial_epochs": 1}}
 
 
 class Double(nn.Module):
@@ -132,7 +139,8 @@ def network(seed):
         nn.Flatten(),
         nn.Linear(6, CLASSES),
     )
-    return Network(module.double(), taps=Taps(embedding="5"), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
+    taps = Taps(embedding="5", maps=("3",))
+    return Network(module.double(), taps=taps, preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
 
 
 def build(case):
@@ -140,7 +148,9 @@ def build(case):
     if case.get("dropout"):
         student.module.insert(4, nn.Dropout(0.3))
         student = Network(student.module, taps=Taps(embedding="6"), preprocess=student.preprocess)
-    terms = {"cross_entropy": Term(CrossEntropy(), 1.0), "kd": Term(KD(), 0.9)}
+    teachers = [teacher, network(8)] if case.get("gradient") else [teacher]
+    kd = Term([KD(), KD()], 0.9, rule=Gradient(0.8)) if case.get("gradient") else Term(KD(), 0.9)
+    terms = {"cross_entropy": Term(CrossEntropy(), 1.0), "kd": kd}
     if case["mode"]:
         spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
         options = OBJECTIVES["crd"].Options(
@@ -165,9 +175,15 @@ def build(case):
             ),
             0.5,
         )
+    for name, options in {"agglomerate": {"dense": False, "balance": "per_channel"}, "ab": {}}.items():
+        if case.get({"agglomerate": "balance", "ab": "initial"}[name]):
+            spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
+            options |= {"estimate_steps": case["balance"]} if name == "agglomerate" else {}
+            setting = Setting(spec, spec, case["samples"], torch.arange(case["samples"]) % CLASSES, 0)
+            terms[name] = Term(OBJECTIVES[name].build(OBJECTIVES[name].Options(**options), setting), 0.5)
     if case.get("poisoned"):
         terms["poison"] = Term(Poison())
-    return Transfer([teacher], student, terms).double()
+    return Transfer(teachers, student, terms).double()
 
 
 def banks(transfer):
@@ -203,7 +219,7 @@ def trained(case, accelerator, run=None, **options):
     train, test = loader(case, True, rank, world), loader(case, False, rank, world)
     result = fit(transfer, train, test, config(case, **options), run=run, accelerator=accelerator, progress=False)
     state = transfer.trained_state()
-    if "recipe" in case:
+    if "ema" in case.get("recipe", {}):
         state |= {f"ema.{name}": value for name, value in result.student.state_dict().items()}
     return {"state": state, "steps": steps, "rows": result.history}
 
@@ -265,6 +281,8 @@ def rank_main(folder):
     for name, case in CASES.items():
         (folder / name).mkdir(exist_ok=True)
         results[name] = trained(case, accelerator, Run(folder / name))
+    (folder / "initial").mkdir(exist_ok=True)
+    results["initial"] = trained(INITIAL, accelerator, Run(folder / "initial"))
     # Stopped between two epochs: draws of dropout go on on each rank from where that rank was, and shares of the
     # batches before differed in size.
     dropping = {"mode": None, "samples": 15, "accumulation": 1, "dropout": True}
@@ -359,6 +377,7 @@ def test_processes_train_as_one_does(ranks, tmp_path, processes):
             and "(process 0: step 6, 1: none" in rank["elsewhere"]
         )
     assert [row["skipped"] for row in ranks[0]["skip"]["rows"]] == [1, 1]
+    assert [set(row) & {"ab", "kd"} for row in ranks[0]["initial"]["rows"]] == [{"ab"}, {"kd"}, {"kd"}]
     # Only one rank saw the loss that was no number, and all of them stop and say the same.
     number, indices = bad_batch(15)
     record = json.loads((tmp_path / "stopped" / "bad_batch.json").read_text())

@@ -179,7 +179,7 @@ class UserSamples:
     def colours(self) -> list[Tensor]:
         """``rgb`` of a few samples, evenly spaced."""
         samples = []
-        for row in _spaced(len(self)):
+        for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
             with drawing_from(row):
                 samples.append(self.read(row)[0][RGB])
         return samples
@@ -219,7 +219,7 @@ class UserSamples:
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
-        """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
+        """Modalities of a few samples, spread over all, whose values are checked before the training."""
         samples = []
         for row in _spaced(len(self)) if set(self.shapes) - {RGB} else []:
             with drawing_from(row):
@@ -273,7 +273,8 @@ class UserSamples:
         name = next((name for name in ("targets", "labels") if attribute_of(self.dataset, name) is not None), None)
         values = None if name is None else listed_labels(attribute_of(self.dataset, name), len(self))
         if values is not None:
-            if all(self._label_like(first, place) == int(values[place]) for place in _spaced(len(self))):
+            places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
+            if all(self._label_like(first, place) == int(values[place]) for place in places):
                 self.listed = name
                 return values
             # A dataset whose labels a function of its own changes: its names are of the labels before.

@@ -11,7 +11,17 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .depth_marks import not_measured
 from .errors import UsageError
-from .value_scale import BYTES, FLOATS, MARGIN, NEARLY_BLACK, ValueScale, compare_statistics, in_unit_range, note_once
+from .value_scale import (
+    BYTES,
+    FLOATS,
+    MARGIN,
+    NEARLY_BLACK,
+    SIGNED_BYTES,
+    ValueScale,
+    compare_statistics,
+    in_unit_range,
+    note_once,
+)
 
 _MEAN_OF_BYTES = 5.0  # a mean that is higher is of colours in 0 … 255
 _TO_TENSOR = "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
@@ -136,14 +146,14 @@ def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: boo
                 f"images of {dtype} have no known scale: give floats in the unit of the network's modality"
             )
         return
-    stored_wide = scale.kind not in (None, FLOATS, BYTES)
+    stored_wide = scale.kind not in (None, FLOATS, BYTES, SIGNED_BYTES)
     if scale.metres is not None and (is_bytes or not stored_wide):
         raise UsageError(
             f"depth of {dtype} is no {scale.kind or 'stored depth'} in {scale.unit}, which this network was trained "
             "on: give metres as floats, as images.float() / 1000 of millimetres, and NaN where nothing was measured"
         )
     # Training data of these are 8-bit integers too, and read as they are.
-    small = dtype in (torch.int8, torch.bool) and scale.kind == BYTES
+    small = dtype in (torch.int8, torch.bool) and scale.kind in (BYTES, SIGNED_BYTES)
     if not is_bytes and not stored_wide and not small:
         raise UsageError(
             f"images of {dtype} have no known scale, as this network was trained on {scale}: give floats in that scale"

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .arguments import checked, plain_number
 from .config.fields import LONGEST_SIDE
 from .errors import UsageError
+from .given_values import check_stored
 from .input_values import (
     check_images,
     check_integers,
@@ -62,7 +63,7 @@ class Preprocess:
     colours: bool = field(default=True, compare=False, repr=False)
     scale: ValueScale | None = field(default=None, compare=False, repr=False)
     _checked: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
-    _noted: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
+    _noted: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -92,10 +93,12 @@ class Preprocess:
 
     def compared(self) -> None:
         """Log no line about further batches: their data were compared as a whole."""
-        self._noted.add(True)
+        self._noted.add("scale")
 
-    def _check(self, images: Tensor, once: bool) -> None:
-        """Compare floats with the values of the training, without a word where none can be read."""
+    def _check(self, images: Tensor, stored: Tensor, once: bool) -> None:
+        """Compare floats, and what they were before marks of nothing measured were taken out, with the values of the
+        training, without a word where none can be read.
+        """
         # On a device whoever reads a value waits for it.
         if self._checked and (once or images.device.type != "cpu"):
             return
@@ -107,10 +110,12 @@ class Preprocess:
         if whole:
             self._checked.add(True)
             return
-        options = {"colours": self.colours, "notes": not once, "noted": bool(self._noted)}
+        if not self.colours and check_stored(stored, self.scale, notes=not once and "below 0" not in self._noted):
+            self._noted.add("below 0")
+        options = {"colours": self.colours, "notes": not once, "noted": "scale" in self._noted}
         # Each batch has figures of its own, so that a line for each would be another one.
         if check_values(images, self.mean, self.std, self.scale, **options):
-            self._noted.add(True)
+            self._noted.add("scale")
         self._checked.add(True)
 
     def __call__(self, images: Tensor, *, once: bool = False, like: nn.Module | None = None) -> Tensor:
@@ -121,11 +126,11 @@ class Preprocess:
         check_images(images, len(self.mean), colours=self.colours)
         if not images.is_floating_point():
             check_integers(images.dtype, self.scale, colours=self.colours, mean=self.mean)
-        images = images if self.colours else stored_depth(images, self.scale)
-        self._check(images, once)
+        stored, images = images, images if self.colours else stored_depth(images, self.scale)
+        self._check(images, stored, once)
         unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8
-        if images.is_contiguous(memory_format=torch.channels_last):
+        if not _is_mapped(images) and images.is_contiguous(memory_format=torch.channels_last):
             # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
             width, channels = images.shape[3], images.shape[1]
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
@@ -165,6 +170,11 @@ def _precision(module: nn.Module) -> torch.dtype:
     return kind if kind in (torch.float16, torch.bfloat16, torch.float64) else torch.float32
 
 
+def _is_mapped(images: Tensor) -> bool:
+    """Whether it is in a transform of torch.func, as vmap, which knows no order in memory and no ``out=``."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(images)
+
+
 def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
@@ -172,7 +182,7 @@ def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _scaled(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """values · scale + shift in float32."""
     floats = values.float()
-    if values.is_floating_point() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if values.is_floating_point() or torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_mapped(values):
         return torch.addcmul(shift, floats, scale)
     # Of whole numbers the floats are new, and nothing else reads them: written over, they take half the time on a CPU,
     # most of which goes to the pages of a further tensor.

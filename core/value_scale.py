@@ -24,6 +24,8 @@ _HIGHER = 4
 NEARLY_BLACK = 1.01 / 255
 """The highest colour in [0, 1] that is divided by 255 once more."""
 BYTES = "8-bit integers"
+SIGNED_BYTES = "signed 8-bit integers"
+UNSIGNED_16 = "unsigned 16-bit integers"
 FLOATS = "floats"
 
 
@@ -86,6 +88,16 @@ def in_unit_range(low: float, high: float) -> bool:
 def shown_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
     """Mean ± deviation of each channel."""
     return ", ".join(f"{value:g} ± {deviation:g}" for value, deviation in zip(mean, std, strict=True))
+
+
+def shown_percent(share: float) -> str:
+    """A share in percent, of two figures.
+
+    Example:
+        >>> shown_percent(1.0), shown_percent(0.996), shown_percent(0.0123)
+        ('100 %', '100 %', '1.2 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def compare_statistics(

@@ -48,9 +48,9 @@ class UserDataset:
     """A training and a test dataset of the user's own, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
-    ``label`` will do for ``rgb`` and ``target``). A label is the number of a class, or a number for each class, (C,).
-    An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
-    tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
+    ``label`` will do for ``rgb`` and ``target``), or a namedtuple with such names. A label is the number of a class, or
+    a number for each class, (C,). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W)
+    or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
     of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
     aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255

@@ -17,7 +17,7 @@ from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
-from ..core.value_scale import BYTES, compare_colours, compare_splits, note_once
+from ..core.value_scale import BYTES, SIGNED_BYTES, compare_colours, compare_splits, note_once, shown_percent
 from ..datasets.io.file_splits import read_here
 from ..datasets.io.scale import Statistics
 from ..datasets.io.shared_samples import warn_of_shared_images
@@ -152,7 +152,7 @@ def check_test_scale(test: Split | None, statistics: Mapping[str, Statistics], t
             continue
         # A byte has one scale, whatever it shows.
         kinds = {getattr(split, "kinds", {}).get(source) for split in (train, test)}
-        certain = refuse and test.num_samples >= _FEW and BYTES not in kinds
+        certain = refuse and test.num_samples >= _FEW and not kinds & {BYTES, SIGNED_BYTES}
         compare_splits(measured, (_figures(mean), _figures(std)), name, refuse=certain, dark=source != "depth")
 
 
@@ -215,9 +215,9 @@ def _moments(split: Split, modality: str, samples: int, *, notes: bool = True) -
         share, before = (sum(shares) / len(missing) for shares in zip(*missing, strict=True))
         if share > before:
             note_once(
-                f"modality {modality} ({origin(derived)}) is NaN or infinite in {100 * share:.2g} % of the pixels "
-                f"looked at, and {derived.of} in {100 * before:.2g} %: they are taken for not measured, and networks "
-                "see the mean there"
+                f"modality {modality} ({origin(derived)}) is NaN or infinite in {shown_percent(share)} of the pixels "
+                f"looked at, and {derived.of} in {shown_percent(before)}: they are taken for not measured, and "
+                "networks see the mean there"
             )
     mean = total / count
     return mean, (square / count - mean.square()).clamp_min(0).sqrt(), int(count.min()) > 0

@@ -149,7 +149,7 @@ def compare_scales(
     for entry, network in zip([*config.teachers, config.student], networks, strict=True):
         measured = statistics.get(entry.modality)
         if entry.mean is None:
-            check_same_scale(network, entry.model, split)
+            check_same_scale(network, entry.model, split, measured)
         elif measured is not None:
             check_other_data(network, entry.model, split, measured, chosen=True, trained=trained_scale(entry))
         if network is networks.student or entry.mean is not None:

@@ -17,6 +17,8 @@ from ..core.arguments import checked
 from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.fingerprint import weights_hash
+from ..core.given_values import note_frames
+from ..core.input_values import values_can_be_read
 from ..core.predicted_quantity import quantity_in_words
 from ..core.registry import MODALITIES, short_name
 from ..core.representation import Taps
@@ -88,6 +90,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
         self.module = build_module(self.recipe) if module is None else module
         self.preprocess = recipe_preprocess(self.recipe)
+        self._frames_seen = False
         self.eval()
 
     @classmethod
@@ -145,6 +148,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{type(images).__name__}: give images[{modality!r}], which it reads"
             )
         if getattr(images, "ndim", 0) != 4 or images.shape[1] == channels or modality not in MODALITIES:
+            self._check_frames(images)
             return
         of = MODALITIES[modality].of
         if images.shape[1] == SOURCES.get(of, images.shape[1]):
@@ -153,6 +157,14 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"this student reads {modality} ({channels} channel{plural}), and these images have {images.shape[1]}: "
                 f"give {modality}, as contrastill.MODALITIES[{modality!r}].function makes it from {of}"
             )
+
+    def _check_frames(self, images: Any) -> None:
+        """Log a line about frames that are not normalised as those of the training; on a device of the first batch."""
+        if self.recipe.get("modality") != "normalized_depth" or getattr(images, "ndim", 0) != 4:
+            return
+        if values_can_be_read(images) and (images.device.type == "cpu" or not self._frames_seen):
+            note_frames(images)
+            self._frames_seen = True
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...core.depth_marks import metres_of, not_measured
 from ...core.errors import UsageError
+from ...core.value_scale import BYTES, FLOATS, SIGNED_BYTES, shown_percent
 from .values import warn_once
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def unit_of(kind: str) -> Unit:
     """What depth of a :func:`~.values.number_kind` is taken to be in by default: floats metres, 8 bits
     relative, wider integers millimetres.
     """
-    units: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}
+    units: dict[str, Unit] = {FLOATS: "m", BYTES: "relative", SIGNED_BYTES: "relative"}
     return units.get(kind, "mm")
 
 
@@ -158,7 +159,7 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
         warn_once(
-            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of the values read) is "
+            f"{where}: depth of {shown} ({unit}; {shown_percent(len(odd) / depth.numel())} of the values read) is "
             "taken for not measured, as 0 is",
             key,
         )
@@ -166,10 +167,10 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
     if metres_of(unit) is None or not len(valid):
         return
     top = valid.max()
-    share, below = (valid == top).sum() / depth.numel(), valid[valid < top]
+    share, below = float((valid == top).sum() / depth.numel()), valid[valid < top]
     if share > _SPIKE and len(below) and top > _BEYOND * below.max():
         warn_once(
-            f"{where}: {100 * share:.2g} % of the depth values read are {top:g} ({unit}), and the next are up to "
+            f"{where}: {shown_percent(share)} of the depth values read are {top:g} ({unit}), and the next are up to "
             f"{below.max():g}: if it marks what was not measured, store 0 or NaN there",
             key,
         )

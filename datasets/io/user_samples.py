@@ -5,7 +5,7 @@ at random.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from numbers import Integral
@@ -22,6 +22,7 @@ from ...core.generators import own_generators
 from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
+from .sample_fields import fields_of
 from .table_classes import hands_out_other_labels
 from .user_classes import attribute_of, class_names_of
 from .user_labels import listed_labels, read_label, shown_label
@@ -32,7 +33,7 @@ from .values import RGB, warn_once
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
 _SAMPLES_READ = 8
-_RENAMED = {"image": "rgb", "label": "target"}
+_GOLDEN = (5**0.5 - 1) / 2
 _NO_MODALITY = ("index", "target", "camera")
 
 
@@ -74,7 +75,7 @@ class UserSamples:
             raise UsageError(f"{self.name} has no samples")
         with drawing_from(0):
             sample = self._stored(0)
-            fields = _fields(sample, f"sample 0 of {self.name}")
+            fields = fields_of(sample, f"sample 0 of {self.name}")
             images, kinds, label = self._converted(0, fields)
         numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
         if label is None and numbers:
@@ -82,7 +83,7 @@ class UserSamples:
                 f"samples of {self.name} have no target or label, so they are unlabelled: what is called "
                 f"{' and '.join(numbers)} is not read; call it target"
             )
-        if isinstance(sample, (tuple, list)) and len(sample) > 2:
+        if isinstance(sample, (tuple, list)) and len(sample) > max(2, len(fields)):
             self.notes.append(
                 f"samples of {self.name} have {len(sample)} entries, and the first two are read, as the image and its "
                 "label: return a dict to name further modalities"
@@ -218,19 +219,15 @@ class UserSamples:
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
-        """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
+        """Modalities of a few samples, spread over all, whose values are checked before the training."""
         samples = []
-        for row in (
-            sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
-            if set(self.shapes) - {RGB}
-            else []
-        ):
+        for row in _spaced(len(self)) if set(self.shapes) - {RGB} else []:
             with drawing_from(row):
                 samples.append(self.read(row)[0])
         return samples
 
     def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | Tensor | None]:
-        return self._converted(row, _fields(self._stored(row), f"sample {row} of {self.name}"))
+        return self._converted(row, fields_of(self._stored(row), f"sample {row} of {self.name}"))
 
     def _stored(self, row: int) -> Any:
         try:
@@ -321,24 +318,13 @@ def drawing_from(*key: int) -> Iterator[None]:
         yield
 
 
-def _fields(sample: Any, where: str) -> dict[str, Any]:
-    """A sample as a dict of its modalities and its ``target``.
-
-    Raises:
-        UsageError: One of them is there under two names.
+def _spaced(count: int) -> list[int]:
+    """A few of so many rows, spread over all, at distances that differ: those of one distance may all be of one class
+    where classes take turns.
     """
-    if isinstance(sample, Mapping):
-        for name, modality in _RENAMED.items():
-            if name in sample and modality in sample:
-                raise UsageError(
-                    f"{where} holds both {modality!r} and {name!r}, and either would be its "
-                    f"{'class' if modality == 'target' else 'picture'}: return one of them, or give the other another "
-                    "name"
-                )
-        return {_RENAMED[name] if name in _RENAMED else name: value for name, value in sample.items()}
-    if isinstance(sample, (tuple, list)):
-        return dict(zip(("rgb", "target"), sample, strict=False))
-    return {"rgb": sample}
+    if count <= _SAMPLES_READ:
+        return [*range(count)]
+    return sorted({int(count * (place * _GOLDEN % 1)) for place in range(_SAMPLES_READ)})
 
 
 def _is_whole(value: Any) -> bool:

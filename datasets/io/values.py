@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core.classes import check_highest_class
 from ...core.errors import ContrastillError, UsageError
+from ...core.value_scale import BYTES, FLOATS, SIGNED_BYTES, UNSIGNED_16
 from .file_views import LABELS
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 """Names of the value 0 of label maps, in lower case."""
 NEGATIVE_MARKS = (-1, -100)
 """Void labels below 0: of many tools, and of torch's cross_entropy."""
-UNSIGNED_16 = "unsigned 16-bit integers"
 VECTORS_HELP = (
     "modalities whose values are vectors, x to the right in the picture: a mirrored view changes the sign of x, "
     "and unsigned integers are read as −1 … 1; "
@@ -62,10 +62,8 @@ def number_kind(dtype: Any) -> str:
     """
     name = dtype_name(dtype)
     if "float" in name:
-        return "floats"
-    return {"uint8": "8-bit integers", "int8": "8-bit integers", "bool": "8-bit integers", "uint16": UNSIGNED_16}.get(
-        name, "wide integers"
-    )
+        return FLOATS
+    return {"uint8": BYTES, "int8": SIGNED_BYTES, "bool": BYTES, "uint16": UNSIGNED_16}.get(name, "wide integers")
 
 
 def batch_values(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:

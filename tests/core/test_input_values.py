@@ -294,3 +294,93 @@ def test_a_student_of_depth_with_marks_answers_to_that_of_its_training(tmp_path,
         logits = student(depth[:16])
         torch.testing.assert_close(logits, student(depth[:16].masked_fill(depth[:16] == depth[0, 0, 0, 0], math.nan)))
     assert "another unit" not in caplog.text and "in one unit" not in caplog.text
+
+
+def scaled(unit, kind, mean, std):
+    return Preprocess((mean,), (std,), colours=False, scale=ValueScale(kind, unit, (mean,), (std,)))
+
+
+def test_depth_below_0_has_a_line_and_is_refused_where_nothing_else_is_there(caplog):
+    note_once.cache_clear()
+    preprocess, mark = of_depth("m", "floats"), METRES.clone()
+    mark[:, :, 0, 0] = -1  # 1.6 %
+    few = METRES.repeat(1, 1, 4, 4)
+    few[0, 0, 0, 0] = -1
+    with caplog.at_level(logging.WARNING):
+        for images in (METRES, few, few.masked_fill(few < 0, -math.inf)):
+            preprocess(images)
+        assert not caplog.records
+        for images in ((METRES - 2.5) / 0.9, METRES - 2.4, mark):
+            preprocess(images)
+    (line,) = caplog.messages
+    assert re.search(r"depth down to -1.6\d \(\d\d % of the values are below 0\) is taken for not measured", line)
+    for images in (-METRES, -METRES * (METRES > 2), (-1000 * METRES).to(torch.int32)):
+        with pytest.raises(UsageError, match="is nowhere above 0, so all of it is taken for not measured: give metres"):
+            of_depth()(images)
+    assert not of_depth()(METRES * 0 - 1).any()  # a mark, as of a camera that is covered
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "signed"),
+    [("unsigned 16-bit integers", 32000.0, torch.int16), ("8-bit integers", 128.0, torch.int8)],
+)
+def test_integers_that_wrapped_are_refused(kind, mean, signed):
+    unsigned = torch.uint16 if signed == torch.int16 else torch.uint8
+    values = torch.linspace(0, 2 * mean - 1, 64).int().view(1, 1, 8, 8)
+    preprocess = scaled(None, kind, mean, mean / 2)
+    torch.testing.assert_close(preprocess(values.to(unsigned)), preprocess(values.float()))
+    wrapped = values.to(unsigned).view(signed)
+    with pytest.raises(UsageError, match=r"images of torch.int\d+ go down to -\d+, and this network was trained on"):
+        preprocess(wrapped)
+    assert torch.equal(preprocess(wrapped.clamp_min(0)), preprocess(wrapped.clamp_min(0).float()))
+    with_sign = scaled(None, "wide integers" if signed == torch.int16 else "signed 8-bit integers", 0.0, mean)
+    torch.testing.assert_close(with_sign(wrapped), wrapped.float() / mean)
+
+
+def test_values_beyond_half_precision_have_one_line(caplog):
+    note_once.cache_clear()
+    thermal = scaled(None, "wide integers", 60000.0, 9000.0)
+    values = torch.linspace(50000, 76500, 64).view(1, 1, 8, 8)
+    with caplog.at_level(logging.WARNING):
+        for images in (values, values.half(), values.half()):
+            thermal(images)
+        of_depth()(METRES.masked_fill(METRES > 3, math.inf))  # a mark
+    (line,) = caplog.messages
+    assert "infinite values are taken for not measured" in line and "float16 is 65504" in line
+
+
+@pytest.mark.parametrize("images", [METRES, (1000 * METRES).to(torch.uint16)])
+@pytest.mark.parametrize("resolution", [None, 5])
+def test_preprocessing_can_be_mapped(images, resolution):
+    preprocess = Preprocess((2.5,), (0.9,), resolution, colours=False, scale=of_depth().scale)
+    mapped = torch.vmap(lambda image: preprocess(image[None])[0])
+    torch.testing.assert_close(mapped(images), preprocess(images))
+    colours = Preprocess((0.5,) * 3, (0.25,) * 3, resolution)
+    for given in (BYTES, UNIT):
+        torch.testing.assert_close(torch.vmap(lambda image: colours(image[None])[0])(given), colours(given))
+    slope = torch.func.grad(lambda values: preprocess(values).sum())(METRES)
+    torch.testing.assert_close(slope.sum(), torch.tensor((METRES.numel() if resolution is None else 50) / 0.9))
+
+
+def test_frames_of_normalised_depth_that_are_not_have_one_line(caplog):
+    recipe = {
+        "model": "resnet8",
+        "num_classes": 2,
+        "in_chans": 1,
+        "modality": "normalized_depth",
+        "preprocess": {"mean": (0.0,), "std": (1.0,), "resolution": None},
+        "scale": {"mean": (0.0,), "std": (1.0,)},
+    }
+    own = contrastill.MODALITIES["normalized_depth"].function
+    holed = METRES.clone()
+    holed[:, :, :5, :5] = math.nan
+    wrong, right = (METRES, METRES / 10, 1 / METRES), (own(METRES), own(holed), own(holed * 0 + 2))
+    for images, lines in [*((each, 1) for each in wrong), *((each, 0) for each in right)]:
+        note_once.cache_clear()
+        caplog.clear()
+        student = contrastill.Student(recipe)
+        with caplog.at_level(logging.WARNING), torch.no_grad():
+            student(images)
+            student(images * 1.1)
+        those = [line for line in caplog.messages if "mean 0 and deviation 1 in each frame" in line]
+        assert len(those) == lines

@@ -110,3 +110,15 @@ def test_an_evaluation_compares_the_data_whoever_chose_the_mean(files, run, capl
     for name in ("mm as metres", "relative, 8 bits", "relative"):
         with pytest.raises(UsageError, match="no factor brings one|bring the data to its unit"):
             evaluate(name)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize(("name", "lines"), [("cm as mm", 1), ("mm", 0), ("m", 0)])
+def test_a_run_in_a_training_on_data_of_another_scale_has_one_line(files, run, tmp_path, role, name, lines, caplog):
+    start = {"model": "resnet8", "weights": str(run)}
+    options = (start, None) if role == "student" else ("resnet8", {"model": str(run), "modality": "depth"})
+    with caplog.at_level(logging.WARNING):
+        train(files, name, options[0], tmp_path / "out", options[1])
+    those = [line for line in caplog.messages if "it is right only if both are in one unit" in line]
+    assert len(those) == lines, those
+    assert all("resnet8 was trained on depth of 4.4" in line for line in those)

@@ -51,12 +51,15 @@ class FirstStep:
         ]
         self._versions = [_version(value) for _, _, value in self._tensors]
         self._weights = {id(weight) for _, weight in self._trainable()}
+        self._leaves = [*_leaves(student.tensors()), *(weight for _, weight in self._trainable())]
+        self._gradients = [_gradient(leaf) for leaf in self._leaves]
 
     def check(self, loss: Tensor) -> None:
         """Refuse what was changed or made in the step; a loss that does not reach the student has a line.
 
         Raises:
-            UsageError: A tensor that others read was changed in place, or a weight was first made in this step.
+            UsageError: A tensor that others read was changed in place, a weight was first made in this step, or weights
+                have a gradient before the training differentiates the loss.
         """
         for (words, code, value), version in zip(self._tensors, self._versions, strict=True):
             if _version(value) != version:
@@ -70,6 +73,11 @@ class FirstStep:
                     f"{self.what} makes {name} in its first step, after the optimiser was made, so it never trains: "
                     "make it in __init__; the classmethod build(options, setting) knows the dimensions"
                 )
+        if [_gradient(leaf) for leaf in self._leaves] != self._gradients:
+            raise UsageError(
+                f"{self.what} calls backward() itself, and the training differentiates the loss after it, so the "
+                "gradient would count twice: return the loss alone; torch.autograd.grad gives gradients to compute with"
+            )
         outputs = [value for value in self.student.tensors() if value.requires_grad]
         if outputs and loss.requires_grad and not _depends_on(loss, outputs):
             note_once(
@@ -96,19 +104,37 @@ def _version(value: Any) -> int:
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
+def _gradient(leaf: Tensor) -> tuple[int, int] | None:
+    """What tells later whether a gradient was added."""
+    return None if leaf.grad is None else (id(leaf.grad), _version(leaf.grad))
+
+
+def _leaves(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The weights that outputs were computed from, by their graph."""
+    outputs = [value for value in outputs if value.requires_grad]
+    yield from (value for value in outputs if value.is_leaf)
+    for node in _nodes(value.grad_fn for value in outputs):
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            yield leaf
+
+
+def _nodes(first: Iterable[Any]) -> Iterator[Any]:
+    """All nodes of a graph, from these on."""
+    seen = {*first} - {None}
+    remaining = [*seen]
+    while remaining:
+        node = remaining.pop()
+        yield node
+        following = {each for each, _ in getattr(node, "next_functions", ()) if each is not None} - seen
+        seen |= following
+        remaining.extend(following)
+
+
 def _depends_on(loss: Tensor, outputs: Sequence[Tensor]) -> bool:
     """Whether a loss was computed from one of the outputs, by its graph: nothing is differentiated."""
     leaves = {id(value) for value in outputs}
     nodes = {value.grad_fn for value in outputs} - {None}
-    seen, remaining = {loss.grad_fn}, [loss.grad_fn]
-    while remaining:
-        node = remaining.pop()
-        if node in nodes or id(getattr(node, "variable", None)) in leaves:
-            return True
-        following = {each for each, _ in getattr(node, "next_functions", ()) if each is not None} - seen
-        seen |= following
-        remaining.extend(following)
-    return False
+    return any(node in nodes or id(getattr(node, "variable", None)) in leaves for node in _nodes([loss.grad_fn]))
 
 
 def hidden_weights(objective: nn.Module) -> Iterator[tuple[str, Tensor]]:

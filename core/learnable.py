@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
+from .entry_checks import kind_of
 from .errors import UsageError
+from .first_step import hidden_weights
 from .representation import Network, Representation
 
 
@@ -14,8 +17,17 @@ def check_weights(teachers: Sequence[Network], student: Network) -> None:
     """Refuse a student that has weights of a teacher, which are frozen, and weights that cannot train.
 
     Raises:
-        UsageError: It shares a parameter with a teacher, or has some in half precision or of inference mode.
+        UsageError: It shares a parameter with a teacher, has some in half precision or of inference mode, or some where
+            torch does not find them.
     """
+    for name, weight in hidden_weights(student.module):
+        holder, _, attribute = name.rpartition(".")
+        tensor = getattr(student.module.get_submodule(holder), attribute, None) is weight
+        way_out = "make it an nn.Parameter" if tensor else "use nn.ModuleList, ModuleDict or ParameterDict"
+        raise UsageError(
+            f"the student has weights in {name} that are not saved and do not follow it to a device, as torch does not "
+            f"find them there: {way_out}, or requires_grad_(False) where they are to stay"
+        )
     own = {id(parameter): name for name, parameter in student.module.named_parameters()}
     if not own:
         raise UsageError(
@@ -40,6 +52,27 @@ def check_weights(teachers: Sequence[Network], student: Network) -> None:
                 f"the student's {name} is {str(parameter.dtype).removeprefix('torch.')}, and its steps would be "
                 "lost in rounding: "
                 "call student.float(), and compute in half precision with train.precision=bf16"
+            )
+
+
+def check_extra_state(what: str, module: nn.Module) -> None:
+    """Refuse what a module adds to its state and is no tensor, as a checkpoint holds nothing else.
+
+    Args:
+        what: Names the module in the message.
+        module: With its parts.
+
+    Raises:
+        UsageError: One's ``get_extra_state`` returns something else.
+    """
+    for name, part in module.named_modules():
+        if type(part).get_extra_state is nn.Module.get_extra_state:
+            continue
+        if not isinstance(state := part.get_extra_state(), Tensor):
+            place = f"{what}'s {name}" if name else what
+            raise UsageError(
+                f"get_extra_state of {place} ({type(part).__name__}) returns {kind_of(state)}, and checkpoints and "
+                "weights hold tensors alone: return a tensor, or keep each value by self.register_buffer(name, tensor)"
             )
 
 

@@ -15,7 +15,7 @@ from .arguments import checked
 from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
 from .first_step import check_trains
-from .learnable import check_learning, check_weights
+from .learnable import check_extra_state, check_learning, check_weights
 from .objective import Objective
 from .predicted_quantity import note_quantity
 from .registry import short_name
@@ -91,6 +91,7 @@ class Transfer(nn.Module):
                     f"objective's name beside it, as objectives.my_term.name={name or 'kd'}"
                 )
         check_weights(teachers, student)
+        check_extra_state("the student", student.module)
         self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
         self.teacher_names = [teacher.recipe.get("model", type(teacher.module).__name__) for teacher in teachers]
         self.student = student
@@ -104,6 +105,9 @@ class Transfer(nn.Module):
                 place = f" towards teacher {number} ({short_name(self.teacher_names[number])})" if one else ""
                 objective.in_transfer = (f"objective {name}", place)
             check_trains(term.what, term.objectives, self.parameters())
+            for part in (*term.objectives, term.rule):
+                if isinstance(part, nn.Module):
+                    check_extra_state(f"objective {name}", part)
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
             if term.needs_teacher and not term.joint and len(term.objectives) != len(teachers):

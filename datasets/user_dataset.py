@@ -16,7 +16,7 @@ from ..core.classes import check_numbers, listed, match_classes
 from ..core.config.fields import PLACE, RESUMABLE
 from ..core.errors import ContrastillError, UsageError
 from ..core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, read_label_vectors
-from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
+from .io.camera import UNIT_HELP, Camera, Unit, check_intrinsics, warn_of_unit
 from .io.file_splits import ReadSplit
 from .io.file_views import LABELS
 from .io.file_workers import Damaged
@@ -117,6 +117,8 @@ class _OpenedDataset:
                 f"data.intrinsics are of frames of one size, and depth is {height}×{width} in training and "
                 f"{rows}×{columns} in the test: hand out one size"
             )
+        assert self._options.intrinsics is not None
+        check_intrinsics(self._options.intrinsics, sizes[0], self._train.name)
         for part in self._parts:
             part.check_intrinsics()
 

@@ -99,7 +99,7 @@ def exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
     module.set_submodule(name, new)
 
 
-_BATCH = 2
+TRACED = 2
 """Images in a trace; other than 1, so that what has no batch is told apart."""
 
 
@@ -162,12 +162,12 @@ class Trace:
                 id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()
             }
             memo |= {id(value): value.to("meta") for value in module.buffers()}
-            self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
+            self._run(copy.deepcopy(module, memo), torch.empty(TRACED, *shape, device="meta"))
         except Exception as error:  # tensors that are neither parameters nor buffers, values that are read on the host
             log.debug("%s does not run on the meta device: %s", type(module).__name__, error)
             self.seen.clear()
             with torch.random.fork_rng():
-                self._run(module, torch.zeros(_BATCH, *shape))
+                self._run(module, torch.zeros(TRACED, *shape))
 
     def _run(self, module: nn.Module, images: Tensor) -> None:
         flags = [(inner, inner.training) for inner in module.modules()]
@@ -201,7 +201,7 @@ class Trace:
         seen = self.seen.setdefault(name, _Seen())
         self._finished += 1
         seen.runs, seen.order, seen.pools = seen.runs + 1, self._finished, isinstance(inner, nn.AdaptiveAvgPool2d)
-        seen.output = output if isinstance(output, Tensor) and output.ndim > 1 and len(output) == _BATCH else None
+        seen.output = output if isinstance(output, Tensor) and output.ndim > 1 and len(output) == TRACED else None
         seen.version = seen.output._version if seen.output is not None else 0
 
     def gives(self, name: str, value: Tensor) -> bool:

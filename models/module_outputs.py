@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..core.outputs import LOGITS, described, items, part_of, tensors
 from ..core.tapping import OUTPUT, call
 from .classifier_outputs import classifier_output
-from .library import Trace
+from .library import TRACED, Trace
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ def output_paths(
     if logits is None and embedding is None and not unclear:
         raise _ambiguous(module, trace.output)
     return logits, embedding
+
+
+def check_rows(module: nn.Module, trace: Trace) -> None:
+    """Refuse a module that returns a tensor of more or fewer rows than it was given images (UsageError)."""
+    output = trace.output
+    if isinstance(output, Tensor) and output.ndim and len(output) != TRACED:
+        raise UsageError(
+            f"{type(module).__name__} returns a tensor of shape {tuple(output.shape)} for {TRACED} images, and a row "
+            "answers for each image: keep dim 0 as it is (no mean over it, no part of it, no further views in it)"
+        )
 
 
 def prediction_tap(output: object) -> str | None:

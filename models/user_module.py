@@ -20,7 +20,7 @@ from ..core.outputs import part_of
 from ..core.representation import Preprocess, Taps
 from ..core.tapping import OUTPUT, call, is_part, read_tap
 from .library import Trace
-from .module_outputs import output_paths, prediction_tap, traced, training_path
+from .module_outputs import check_rows, output_paths, prediction_tap, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
 from .transformers_taps import check_input, is_of_transformers, taps_of_transformers
 
@@ -90,6 +90,8 @@ class UserModule:
                 f"{type(module).__name__} returns a single number, such as a loss or a mean, and logits are (B, C): "
                 "let its forward return them, or tap the module that gives them"
             )
+        if taps == Taps():
+            check_rows(module, trace)
         prediction = taps.prediction
         if prediction is None and taps.embedding is None and taps.logits is None:
             prediction = prediction_tap(trace.output)
@@ -111,6 +113,7 @@ class UserModule:
         if self._part is not None:
             taps = Taps(taps.embedding, taps.maps, f"{OUTPUT}{self._part}")
             trace = self._trace(shape)
+            check_rows(module, trace)
         output = trace.output
         if not isinstance(output, Tensor):
             self.taps = Taps(taps.embedding, taps.maps or trace.all_maps(), taps.logits)

@@ -169,9 +169,10 @@ class _Training:
         few = {name: value[:2] for name, value in first.items()}
         self.transfer.enter(self.stage, few)
         if self.model is None and self.accelerator.is_main_process:
+            several = {name: value[:4] for name, value in first.items()}
             with self.accelerator.autocast():
-                notes = unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs)
-                notes += unrepeatable_student_notes(self.transfer.student, few, self.transfer.student_needs)
+                notes = unrepeatable_notes(self.transfer.source, several, self.transfer.teacher_needs)
+                notes += unrepeatable_student_notes(self.transfer.student, several, self.transfer.student_needs)
             for note in notes:
                 log.warning("%s", note)
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())

@@ -74,7 +74,7 @@ def modality(
                     if not unchecked:
                         return function(values, *camera)
                     result = checked_values(function, channels, values, camera)
-            unchecked = False  # later batches are of the same kind
+            unchecked = len(values) < 2  # later batches are of the same kind
             return result
 
         MODALITIES.register(name)(Modality(name, of, channels, metres, intrinsics, full_precision))

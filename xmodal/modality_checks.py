@@ -50,7 +50,8 @@ def checked_values(function: Callable[..., Any], channels: int, values: Tensor, 
         camera: (B, 4), if it takes one.
 
     Raises:
-        UsageError: It returns no images (B, channels, H, W) of real numbers, or changes ``values``.
+        UsageError: It returns no images (B, channels, H, W) of real numbers, changes ``values``, or gives other values
+            of a sample beside others or when it is called again.
     """
     what, before = f"the modality of {origin(function)}", values.clone()
     result = function(values, *camera)
@@ -65,4 +66,40 @@ def checked_values(function: Callable[..., Any], channels: int, values: Tensor, 
         raise UsageError(f"{what} returns {result.dtype}: return floating-point numbers, as .float() gives")
     if not torch.equal(before.nan_to_num(), values.nan_to_num()):
         raise UsageError(f"{what} changes what it is given, which other networks read: work on values.clone()")
+    _check_of_each_sample(what, function, values, camera, result)
     return result
+
+
+def _check_of_each_sample(
+    what: str, function: Callable[..., Any], values: Tensor, camera: Sequence[Tensor], result: Tensor
+) -> None:
+    """Refuse a function that is random, or that gives other values of a sample by those beside it (UsageError): the
+    batches of a training and of its measurement are others than those of one who asks image by image.
+    """
+    with torch.random.fork_rng():
+        again = function(values.clone(), *camera)
+    if not _alike(result, again):
+        raise UsageError(
+            f"{what} gives other values when it is called again, and a modality is a function of its sample alone: "
+            "leave out what is random in it, which is for the data set's transforms"
+        )
+    if len(values) < 2:
+        return
+    # Of the highest value of a batch, one of the two has it.
+    for one in (slice(0, 1), slice(-1, None)):
+        if not _alike(result[one], function(values[one].clone(), *(each[one] for each in camera))):
+            raise UsageError(
+                f"{what} gives other values of a sample beside other samples, and a modality is a function of its "
+                "sample alone: compute each sample's own, as values.amax(dim=(1, 2, 3), keepdim=True) for values.amax()"
+            )
+
+
+def _alike(one: Tensor, other: Any) -> bool:
+    """Whether two results are equal, but for the rounding of other kernels; NaN is equal to NaN."""
+    if not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    ours, theirs = one.double(), other.double()
+    rounding = 1e-3 * float(ours.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if ours.numel() else 0.0
+    # A value beside a threshold may fall on its other side.
+    close = torch.isclose(ours, theirs, rtol=1e-3, atol=rounding, equal_nan=True)
+    return close.double().mean().item() > 0.99 if close.numel() else True

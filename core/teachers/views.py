@@ -4,6 +4,7 @@ depend on nothing else.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
@@ -14,8 +15,10 @@ from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..representation import Representation
-from .repeatable import REMEDY, differ
+from .repeatable import REMEDY, batch_note, depend_on_batch, differ, train_mode_notes
 from .source import OutputKey, TeacherSource, check_parts
+
+log = logging.getLogger(__name__)
 
 # Samples in a teacher's batch, at most; without gradients more gain nothing.
 _LARGEST_BATCH = 256
@@ -75,10 +78,13 @@ class TeacherViews:
         self, view: int, rows: range, keys: Collection[OutputKey]
     ) -> tuple[Tensor, dict[OutputKey, Representation]]:
         """A few evenly spaced samples out of ``rows``, (n,), and the teacher outputs of them."""
-        chosen = rows.start + evenly_spaced(len(rows), min(_COMPARED, self.batch_size))
+        chosen = self._compared(rows)
         for number in {key.teacher for key in keys}:
             self.source.teachers[number].to(self.loader.device)
         return chosen, next(self.parts(view, chosen, keys))
+
+    def _compared(self, rows: range) -> Tensor:
+        return rows.start + evenly_spaced(len(rows), min(_COMPARED, self.batch_size))
 
     def unrepeatable(self, view: int, rows: range, keys: Collection[OutputKey]) -> UsageError | None:
         """Why outputs cannot be cached: samples that are others at the next reading, or a teacher whose second forward
@@ -93,16 +99,23 @@ class TeacherViews:
             )
         asked = list(keys)
 
-        def ask() -> list[Representation]:
-            _, outputs = self.sample_parts(view, rows, asked)
+        teachers = {number: self.source.teachers[number] for number in sorted({key.teacher for key in asked})}
+        precisions = [self.precision(key) for key in asked]
+        chosen = self._compared(rows)
+        for teacher in teachers.values():
+            teacher.to(self.loader.device)
+
+        def ask(count: int = len(chosen)) -> list[Representation]:
+            outputs = next(self.parts(view, chosen[:count], asked))
             return [outputs[key] for key in asked]
 
-        numbers = differ(
-            [self.source.teachers[number] for number in sorted({key.teacher for key in asked})],
-            ask,
-            [self.precision(key) for key in asked],
-        )
+        numbers = differ(teachers.values(), ask, precisions)
         if not numbers:
+            mixing = depend_on_batch(teachers.values(), ask, len(chosen), precisions)
+            for number in sorted({asked[place].teacher for place in mixing}):
+                what, teacher = f"teacher {number}", teachers[number]
+                for note in train_mode_notes(what, teacher) or [batch_note(what, teacher)]:
+                    log.warning("%s", note)
             return None
         key = asked[numbers[0]]
         return UsageError(

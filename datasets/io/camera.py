@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -67,6 +68,51 @@ class Camera:
 
     unit: Unit
     intrinsics: tuple[float, float, float, float] | None = None
+
+
+# Focal lengths, in sides of a frame, and places of the principal point, in sides from the middle, that cameras have.
+_FOCAL, _OFF_CENTRE = (0.2, 20.0), 0.25
+
+
+def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], where: object) -> None:
+    """Refuse intrinsics that no camera of such frames has; those that hardly one has get a line.
+
+    Args:
+        intrinsics: fx, fy, cx, cy in pixels.
+        size: Height and width of a frame.
+        where: The file or folder, for the message.
+
+    Raises:
+        UsageError: A focal length is not above 0, the principal point outside of the frame, or one of them no number.
+    """
+    fx, fy, cx, cy = intrinsics
+    height, width = size
+    shown = ", ".join(f"{value:g}" for value in intrinsics)
+    what = f"{where}: intrinsics (fx, fy, cx, cy) = ({shown})"
+    frames = f"its frames are {height}×{width} (height, width)"
+    for name, value in (("fx", fx), ("fy", fy)):
+        if not 0 < value < math.inf:
+            raise UsageError(
+                f"{what} have {name}={value:g}, and a focal length is above 0 and finite: set data.intrinsics to those "
+                f"of the camera, in pixels; {frames}"
+            )
+    places = (("cx", cx, fx, width), ("cy", cy, fy, height))
+    for name, value, _, side in places:
+        if not 0 <= value <= side:
+            raise UsageError(
+                f"{what} have {name}={value:g}, which is outside of the frame: {frames}; if they are of frames of "
+                "another size, scale them and set data.intrinsics, and mind the order fx, fy, cx, cy"
+            )
+    odd = [
+        *(name for name, value, _, side in places if abs(value - side / 2) > _OFF_CENTRE * side),
+        *(f"f{name[1]}" for name, _, focal, side in places if not _FOCAL[0] * side <= focal <= _FOCAL[1] * side),
+    ]
+    if odd:
+        warn_once(
+            f"{what} are unlikely in {' and '.join(odd)}, as {frames}: if they are of frames of another size, scale "
+            "them, and mind the order fx, fy, cx, cy",
+            size,
+        )
 
 
 def view_camera(

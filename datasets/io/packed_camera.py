@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from ...core.errors import UsageError
-from .camera import NAMED_UNITS, Camera, unit_of
+from .camera import NAMED_UNITS, Camera, check_intrinsics, unit_of
 from .values import number_kind
 
 
@@ -48,4 +48,8 @@ def packed_camera(file: h5py.File, group: h5py.Group, options: Any) -> Camera | 
             "cy, or the matrix (3, 3) of them"
         )
     fx, fy, cx, cy = map(float, values)
+    # (N, H, W), (N, H, W, 1) or (N, 1, H, W), as the file has them.
+    sides = [side for side in group[options.fields["depth"]].shape[1:] if side > 1]
+    if len(sides) == 2:
+        check_intrinsics((fx, fy, cx, cy), (sides[0], sides[1]), file.filename)
     return Camera(unit, (fx, fy, cx, cy))

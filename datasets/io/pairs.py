@@ -12,7 +12,7 @@ from pydantic import Field
 from ...core.config.fields import RESUMABLE, Side
 from ...core.errors import UsageError
 from .aligned_reader import AlignedReader
-from .camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
+from .camera import UNIT_HELP, Camera, Unit, check_intrinsics, unit_of, warn_of_unit
 from .file_loader import default_workers
 from .file_splits import PairSplit
 from .joint_views import JointViews
@@ -111,4 +111,7 @@ def _camera(options: PairOptions, where: object, frames: Sequence[np.ndarray]) -
         unit,
         where,
     )
+    if options.intrinsics is not None:
+        height, width = frames[0].shape[:2]
+        check_intrinsics(options.intrinsics, (height, width), where)
     return Camera(unit, options.intrinsics)

@@ -169,7 +169,8 @@ class UserSamples:
         if self.rgb_range is not None and RGB in images:
             self.rgb_range.check(images[RGB], f"rgb of sample {row} of {self.name}")
         self._check_label(row, label)
-        return images, label
+        # A dataset may fill one buffer for all of its samples.
+        return {name: values.clone() for name, values in images.items()}, label
 
     @property
     def hands_out_float_colours(self) -> bool:

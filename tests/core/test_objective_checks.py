@@ -249,6 +249,23 @@ def hidden_late(self, student, teacher, batch):
     return self.maps["a"](student.logits).mean(1)
 
 
+def backward_itself(self, student, teacher, batch):
+    loss = student.logits.square().mean(1)
+    loss.sum().backward(retain_graph=True)
+    return loss
+
+
+def test_a_gradient_of_a_pass_before_is_no_call_of_backward():
+    def with_gradient(self, student, teacher, batch):
+        loss = student.logits.square().mean(1)
+        (slope,) = torch.autograd.grad(loss.sum(), student.logits, create_graph=True)
+        return loss + slope.square().mean(1)
+
+    transfer = transfer_of(mine=objective(per_sample=with_gradient)())
+    transfer.student(batch_of_two()).logits.sum().backward()
+    transfer(batch_of_two()).loss.backward()
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
@@ -257,6 +274,7 @@ def hidden_late(self, student, teacher, batch):
         (in_place_of_batch, "changes the batch's target in place"),
         (made_late, "makes map.weight in its first step, .*make it in __init__"),
         (hidden_late, "makes maps in its first step, .*make it in __init__"),
+        (backward_itself, r"calls backward\(\) itself, .* count twice: return the loss alone"),
     ],
 )
 @pytest.mark.parametrize("stage", ["forward", "initial"])

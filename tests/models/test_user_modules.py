@@ -394,3 +394,35 @@ def test_outputs_that_no_objective_compares(tmp_path, role, kind, message):
 def test_a_class_masked_by_infinity_beside_several_classifiers():
     own = UserModule(Masked(), Taps(), PLAIN, (3, 16, 16))
     assert own.classifiers == () and own.taps.embedding is None
+
+
+class Rows(Body):
+    """Its output has other rows than images came in."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.fc(self.features(x)))
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        (lambda logits: logits[: len(logits) // 2], r"\(1, 4\)"),
+        (lambda logits: logits.mean(0, keepdim=True), r"\(1, 4\)"),
+        (lambda logits: logits.repeat(2, 1), r"\(4, 4\)"),
+        (lambda logits: logits.T, r"\(4, 2\)"),
+        (lambda logits: logits[:1, :, None, None].expand(-1, -1, 4, 4), r"\(1, 4, 4, 4\)"),
+    ],
+)
+def test_a_module_that_returns_other_rows_than_images_is_refused(change, shape):
+    with pytest.raises(UsageError, match=f"Rows returns a tensor of shape {shape} for 2 images, .* keep dim 0"):
+        UserModule(Rows(change), Taps(), PLAIN, (3, 16, 16))
+
+
+def test_a_part_of_what_a_module_returns_has_a_row_for_each_image_too():
+    module = Rows(lambda logits: {"logits": logits[:1], "loss": logits.mean()})
+    with pytest.raises(UsageError, match=r"Rows returns a tensor of shape \(1, 4\) for 2 images"):
+        UserModule(module, Taps(), PLAIN, (3, 16, 16))

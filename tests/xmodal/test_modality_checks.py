@@ -19,10 +19,11 @@ def derived():
     """What a function makes of two images, registered for the length of a test."""
     names = []
 
-    def call(function, name="mine", channels=3, **options):
+    def call(function, name="mine", channels=3, values=None, **options):
         names.append(name)
         modality(name, **{"of": "rgb", "channels": channels, **options})(function)
-        return derive({"rgb": torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)}, [name], None)[name]
+        values = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8) if values is None else values
+        return derive({"rgb": values}, [name], None)[name]
 
     before = dict(MODALITIES)
     yield call
@@ -66,6 +67,35 @@ def test_what_cannot_be_a_modality_is_refused(derived, options, message):
 def test_what_a_modality_returns_wrongly_is_refused(derived, function, message):
     with pytest.raises(ContrastillError, match=message):
         derived(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda rgb: rgb / rgb.float().cumsum(0), "beside other samples, .* a function of its sample alone"),
+        (lambda rgb: rgb / 7.0 / rgb[:1].amax(), "beside other samples"),
+        (lambda rgb: rgb.float() - rgb.float().mean(0), "beside other samples, .* a function of its sample alone"),
+        (lambda rgb: rgb.flip(0), "beside other samples"),
+        (lambda rgb: rgb / 255 + torch.rand_like(rgb.float()), "when it is called again, .* leave out what is random"),
+    ],
+)
+def test_what_is_not_of_one_sample_alone_is_refused(derived, function, message):
+    with pytest.raises(ContrastillError, match=message):
+        derived(function)
+
+
+def test_the_highest_value_of_a_batch_is_not_of_one_sample(derived):
+    brightest = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    derived(lambda rgb: rgb / rgb.float().amax((1, 2, 3), keepdim=True), name="of_each")
+    for number, scale in enumerate((brightest, brightest.flip(0))):
+        values = torch.rand(2, 3, 4, 4) + scale
+
+        def of_the_batch(rgb):
+            return rgb / rgb.amax()
+
+        name = f"of_the_batch_{number}"
+        with pytest.raises(ContrastillError, match="beside other samples"):
+            derived(of_the_batch, name=name, values=values)
 
 
 @pytest.mark.parametrize("function", [lambda rgb: 255 - rgb, lambda rgb: rgb.double(), lambda *rgb: rgb[0].float()])

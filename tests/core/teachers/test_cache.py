@@ -109,7 +109,8 @@ def test_no_teacher_looks_at_a_view_twice():
     cached(loader(data), fresh)
     for epoch in range(6):
         list(epoch_outputs(fresh, epoch, start=epoch % 3))
-    assert len(looks) == 2 * 3 + 2  # two views of three batches, and a few samples twice, to see that it is not random
+    # Two views of three batches; a few samples twice, to see that it is not random, and some of them beside fewer.
+    assert len(looks) == 2 * 3 + 2 + 2
 
 
 def test_a_stopped_training_ends_in_the_same_bits(tmp_path):

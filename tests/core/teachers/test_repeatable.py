@@ -1,6 +1,7 @@
 """Teachers that are no functions of their input: refused by a cache, told where they are asked at each step."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -153,3 +154,57 @@ def test_a_student_that_is_random_in_eval_mode_has_a_line(kind, lines, tmp_path,
     there = [record.getMessage() for record in caplog.records if "asked" in record.getMessage()]
     assert len(there) == lines
     assert all(f"the student ({kind.__name__}) gives other outputs of the same samples" in line for line in there)
+
+
+class AlwaysTraining(Steady):
+    """Its batch normalisation uses the statistics of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return super().forward(self.norm(images))
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class ByTheBatch(Steady):
+    def forward(self, images):
+        return super().forward(images - images.mean(0))
+
+
+class NoStatistics(Steady):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, images):
+        return super().forward(self.norm(images))
+
+
+IN_TRAIN_MODE = r"AlwaysTraining\) stays in train mode after eval\(\): all of it \(AlwaysTraining\), norm"
+BY_BATCH = "gives other outputs of a sample where fewer are asked with it"
+
+
+@pytest.mark.parametrize("options", [{}, {"views": 1}])
+@pytest.mark.parametrize(
+    ("kind", "line"), [(AlwaysTraining, IN_TRAIN_MODE), (ByTheBatch, BY_BATCH), (NoStatistics, BY_BATCH)]
+)
+def test_a_teacher_that_answers_by_its_batch_has_one_line(kind, line, options, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        distill(kind(), tmp_path / "run", **options)
+    (there,) = [record.getMessage() for record in caplog.records if "on the batch" in record.getMessage()]
+    assert re.search(line, there) and "teacher 0" in there
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [(AlwaysTraining, IN_TRAIN_MODE), (ByTheBatch, BY_BATCH), (NoStatistics, BY_BATCH)]
+)
+def test_a_student_that_answers_by_its_batch_has_one_line(kind, line, tmp_path, caplog):
+    student, options = kind(), {"epochs": 1, "batch_size": 8, "quiet": True, "out": tmp_path / "run"}
+    with caplog.at_level(logging.WARNING):
+        contrastill.distill(None, student, DATA, objectives="cross_entropy", **options)
+    (there,) = [record.getMessage() for record in caplog.records if "on the batch" in record.getMessage()]
+    assert re.search(line, there) and "the student" in there

@@ -8,6 +8,7 @@ import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.datasets.io.user_pictures import kind_of, pixels
 from contrastill.datasets.io.values import number_kind
+from contrastill.datasets.user_dataset import UserDataset
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", "u2", "i4", "u1"])
@@ -74,3 +75,40 @@ def test_masked_labels_are_unlabelled_and_masked_colours_refused():
     with pytest.raises(UsageError, match="rgb is a masked array with masked pixels: fill them"):
         pixels("rgb", colours)
     assert pixels("rgb", np.ma.masked_equal(np.ones((2, 2, 3), np.uint8), 7)).dtype == torch.uint8
+
+
+class OneBuffer(torch.utils.data.Dataset):
+    """Fills the same arrays for each sample."""
+
+    def __init__(self):
+        draw = np.random.default_rng(0)
+        self.stored = {
+            "rgb": draw.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8),
+            "depth": draw.uniform(1, 4, (8, 16, 16)).astype(np.float32),
+            "semantics": draw.integers(0, 4, (8, 16, 16), dtype=np.uint8),
+            "thermal": draw.uniform(280, 310, (8, 16, 16)).astype(np.float32),
+            "target": draw.dirichlet(np.ones(4), 8).astype(np.float32),
+        }
+        self.buffers = {name: values[0].copy() for name, values in self.stored.items()}
+        self.thermal = torch.zeros(16, 16)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, row):
+        for name, buffer in self.buffers.items():
+            np.copyto(buffer, self.stored[name][row])
+        self.thermal.copy_(torch.from_numpy(self.buffers["thermal"]))
+        return self.buffers | {"thermal": self.thermal}
+
+
+def test_a_buffer_that_is_filled_anew_for_each_sample_is_read_as_each():
+    data = OneBuffer()
+    split = UserDataset(data, data)(UserDataset.Options(workers=0)).open("test")
+    batch = next(iter(split.loader(batch_size=8, device="cpu", train=False).epoch(0)))
+    assert batch["rgb"].permute(0, 2, 3, 1).numpy().tolist() == data.stored["rgb"].tolist()
+    for name in ("depth", "thermal"):
+        assert np.allclose(batch[name][:, 0].numpy(), data.stored[name], rtol=1e-5)
+    assert len(batch["semantics"].double().flatten(1).sum(1).unique()) == 8
+    assert np.allclose(split.samples.label_rows.numpy(), data.stored["target"])
+    assert len({float(values.float().sum()) for values in split.samples.colours()}) == 8

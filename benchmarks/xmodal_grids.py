@@ -79,7 +79,7 @@ GRIDS = {
             "dense_fresh_anchor": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096, anchor_weight: 1}}"], 3, ()),
             "fresh pooled": (["objectives.fresh_crd={weight: 1}"], 3, ()),
             "fresh pooled, whitened": (["objectives.fresh_crd={weight: 1, teacher_map: whitened}"], 1, ()),
-            # contrastill.distill trains "default, 12 epochs, 2e-3" of unlabelled pairs, before at a rate of 1e-3.
+            # contrastill.distill trains unlabelled pairs as "default, 12 epochs, batches of 32, 2e-3".
             "default, 12 epochs": ([f"{DENSE}=1", FRESH, *SHORT, "train.optimizer=adamw", "train.lr=1e-3"], 3, ()),
             "default, 12 epochs, batches of 32": (default(12, 32, 3, "7.07e-4"), 3, ()),
             "default, 12 epochs, batches of 32, 1e-3": (default(12, 32, 3, "1e-3"), 3, ()),

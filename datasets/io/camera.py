@@ -83,7 +83,7 @@ def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], where: 
         where: The file or folder, for the message.
 
     Raises:
-        UsageError: A focal length is not above 0, the principal point outside of the frame, or one of them no number.
+        UsageError: A focal length is not above 0, the principal point far outside of the frame, or one of them no number.
     """
     fx, fy, cx, cy = intrinsics
     height, width = size
@@ -98,9 +98,10 @@ def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], where: 
             )
     places = (("cx", cx, fx, width), ("cy", cy, fy, height))
     for name, value, _, side in places:
-        if not 0 <= value <= side:
+        # That of a frame which was cut out of a larger one may be beside it.
+        if not -side <= value <= 2 * side:
             raise UsageError(
-                f"{what} have {name}={value:g}, which is outside of the frame: {frames}; if they are of frames of "
+                f"{what} have {name}={value:g}, which is far outside of the frame: {frames}; if they are of frames of "
                 "another size, scale them and set data.intrinsics, and mind the order fx, fy, cx, cy"
             )
     odd = [

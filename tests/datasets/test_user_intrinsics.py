@@ -115,9 +115,12 @@ KINDS = [packed_of, packed_with, paired_of, own_of]
         ((30.0, -28.0, 15.5, 11.5), "have fy=-28, and a focal length"),
         ((NAN, 28.0, 15.5, 11.5), "have fx=nan, and a focal length"),
         ((30.0, INF, 15.5, 11.5), "have fy=inf, and a focal length"),
-        ((30.0, 28.0, NAN, 11.5), r"have cx=nan, which is outside of the frame: its frames are 24×32"),
-        ((30.0, 28.0, 320.0, 11.5), r"have cx=320, which is outside .* 24×32 \(height, width\); .* of another size"),
-        ((30.0, 28.0, 15.5, 30.0), "have cy=30, which is outside of the frame"),
+        ((30.0, 28.0, NAN, 11.5), r"have cx=nan, which is far outside of the frame: its frames are 24×32"),
+        (
+            (30.0, 28.0, 320.0, 11.5),
+            r"have cx=320, which is far outside .* 24×32 \(height, width\); .* of another size",
+        ),
+        ((30.0, 28.0, 15.5, 50.0), "have cy=50, which is far outside of the frame"),
     ],
 )
 def test_intrinsics_that_no_camera_has_are_refused(make, intrinsics, message, tmp_path):
@@ -132,6 +135,7 @@ def test_intrinsics_that_no_camera_has_are_refused(make, intrinsics, message, tm
         (CAMERA, None),
         ((30.0, 28.0, 4.0, 11.5), "cx"),
         ((30.0, 28.0, 15.5, 22.0), "cy"),
+        ((30.0, 28.0, -10.0, 30.0), "cx and cy"),
         ((3.0, 2.0, 15.5, 11.5), "fx and fy"),
         ((30.0, 700.0, 15.5, 11.5), "fy"),
     ],

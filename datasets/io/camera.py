@@ -83,7 +83,8 @@ def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], where: 
         where: The file or folder, for the message.
 
     Raises:
-        UsageError: A focal length is not above 0, the principal point far outside of the frame, or one of them no number.
+        UsageError: A focal length is not above 0, the principal point is far outside of the frame, or one of them is no
+            number.
     """
     fx, fy, cx, cy = intrinsics
     height, width = size

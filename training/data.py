@@ -168,8 +168,8 @@ def check_test_colours(test: Split | None, train: Split, *, refuse: bool) -> Non
 
 
 def _highest_colour(split: Split) -> float | None:
-    """The highest value of ``rgb`` in evenly spaced samples, of bytes in 0 … 1; None where one is negative, as those of
-    normalised images are. Of images that are no darker than most, few are read.
+    """The highest value of ``rgb`` in evenly spaced samples, of bytes in 0 … 1; None where one is negative, as those
+    of normalised images are. Of images that are no darker than most, few are read.
     """
     loader = open_loader(read_here(split), ["rgb"], batch_size=8, train=False, device="cpu")
     high = 0.0

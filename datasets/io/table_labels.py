@@ -116,7 +116,8 @@ def _match_numbers(named: TableLabels, nameless: TableLabels, who: str, other: s
     Raises:
         UsageError: The names are texts, which have no numbers; numbers in another order; or too few.
     """
-    way = f"cast the column of both to one list of names, dataset.cast_column({column!r}, datasets.ClassLabel(names=…))"
+    cast = f"dataset.cast_column({column!r}, datasets.ClassLabel(names=…))"
+    way = f"cast the column of both to one list of names, {cast}"
     if named.texts:
         raise UsageError(f"the labels of {who} are texts, and those of {other} are numbers: {way}")
     assert named.names is not None, "it has names"

@@ -99,7 +99,9 @@ def accuracy_text(row: Mapping[str, Any]) -> str:
 
 def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
     """What is trained, for how long, at which rate, in one line; below it what was matched or chosen for the user."""
-    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
+    usual = type(config).model_fields["batch_size"].default
+    batches = "" if config.batch_size == usual else f"batches of {config.batch_size}, "
+    rate = f"{config.optimizer}, {batches}learning rate {config.lr:g}, {config.schedule}"
     rate += "" if config.ema is None else f", weights averaged with decay {config.ema:g}"
     remarks = "".join(f"\n{remark}" for remark in (*transfer.remarks, *transfer.details, *rate_notes(transfer, config)))
     return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"

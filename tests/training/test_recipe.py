@@ -535,7 +535,7 @@ def test_the_warm_up_begins_above_0_as_its_reference_says():
 
 
 @pytest.mark.parametrize(("given", "batch", "rate"), [({}, 32, 0.002), ({"batch_size": 8}, 8, 0.001)])
-def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, given, batch, rate):
+def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, capsys, given, batch, rate):
     path, generator = tmp_path / "pairs.h5", np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file["train/rgb"] = generator.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
@@ -549,7 +549,6 @@ def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, given, batch, r
         out=tmp_path / "run",
         epochs=1,
         student_modality="depth",
-        quiet=True,
         **{"student.num_classes": 4},
         **data,
         **given,
@@ -557,3 +556,5 @@ def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, given, batch, r
     train = result.config.train
     assert {*result.config.objectives} == {"fresh_crd", "dense_crd"}
     assert (train.optimizer, train.batch_size, train.lr) == ("adamw", batch, rate)
+    (line,) = start_lines(capsys.readouterr().err)
+    assert f"40 samples; adamw, batches of {batch}, learning rate {rate:g}" in line

@@ -20,8 +20,8 @@ def test_processes_share_the_looking_and_hold_the_same_bits_and_train_alike(rank
     alone, *each_rank = (json.loads(path.read_text()) for path in (one / "0.json", two / "0.json", two / "1.json"))
     assert len({digest for each in (alone, *each_rank) for digest, _ in each}) == 1
     # In memory, then for the folder: three batches, or three files, of each of two views; and twice the 8 samples that
-    # show whether a teacher is random.
-    assert [[seen - 16 for _, seen in each] for each in (alone, *each_rank)] == [[96, 96], [64, 48], [32, 48]]
+    # show whether a teacher is random, 8 and 4 that show whether it answers by its batch.
+    assert [[seen - 28 for _, seen in each] for each in (alone, *each_rank)] == [[96, 96], [64, 48], [32, 48]]
     files = {
         folder: {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "outputs").rglob("*.h5")}
         for folder in (one, two)

@@ -25,6 +25,8 @@ from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
 from .io.packed_splits import (
+    USUAL_GROUPS,
+    GroupNames,
     group_names,
     joined_groups,
     keep_labels,
@@ -89,8 +91,8 @@ class Packed:
         target: str | None = Field(
             "target", description="field of the classes; null, or no field 'target' in the file: unlabelled"
         )
-        splits: dict[str, str | list[str] | None] = Field(
-            {"train": "train", "test": "test"},
+        splits: GroupNames = Field(
+            dict(USUAL_GROUPS),
             description="train and test -> name of the group in the file, or names of several, of which some may lack "
             "label maps; test may be null",
         )
@@ -139,8 +141,9 @@ class Packed:
         """
         options, augmented = self.options, split == "train"
         names = group_names(options.splits, split)
-        if split in options.splits and not names:
-            return None
+        if not names:
+            with open_packed(options.path):  # Or there is no such file, which is another thing.
+                return None
         if len(names) > 1:
             return joined_groups(options, split, lambda own: Packed(own).open(split))
         with open_packed(options.path) as file:

@@ -60,10 +60,15 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     """Both splits of a config's data by their names.
 
     Raises:
-        UsageError: Their values mean different things, see
+        UsageError: There is no training split; their values mean different things, see
             :func:`~contrastill.datasets.io.split_agreement.check_splits`.
     """
     splits = {name: _open_data(data, name) for name in ("train", "test")}
+    if splits["train"] is None:
+        raise UsageError(
+            f"data.splits says that {data.path} has no training split, and a training learns from it: name its group, "
+            "as data.splits.train=NAME"
+        )
     check_splits(splits["train"], splits["test"])
     warn_of_shared_images(splits["train"], splits["test"])
     return splits

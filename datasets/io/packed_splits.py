@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import torch
+from pydantic import AfterValidator
 
 from ...core.classes import listed
 from ...core.errors import UsageError
@@ -16,6 +17,18 @@ from .hdf5 import open_packed
 from .in_memory import TensorSplit
 from .views import PaddedImages
 
+USUAL_GROUPS = {"train": "train", "test": "test"}
+
+
+def _of_both(splits: dict[str, str | list[str] | None]) -> dict[str, str | list[str] | None]:
+    """With the usual name of a split that is not named: data.splits.test=null says nothing of the training split."""
+    if unknown := [name for name in splits if name not in USUAL_GROUPS]:
+        raise ValueError(f"{', '.join(unknown)} is no split: the names are train and test")
+    return {**USUAL_GROUPS, **splits}
+
+
+GroupNames = Annotated[dict[str, str | list[str] | None], AfterValidator(_of_both)]
+
 
 def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> list[str]:
     """The groups that make a split; none where it is said that there is none."""
@@ -24,14 +37,12 @@ def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> lis
 
 
 def split_group(file: h5py.File, splits: Mapping[str, str | list[str] | None], split: str) -> h5py.Group:
-    """The group of a split.
+    """The group of a split, which has a name.
 
     Raises:
         UsageError: The file has none, or it is a link to nothing.
     """
-    name = next(iter(group_names(splits, split)), None)
-    if name is None:
-        raise UsageError(f"{file.filename} has no split {split!r}: data.splits names {', '.join(splits) or 'none'}")
+    name = group_names(splits, split)[0]
     groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
     if name in groups:
         return file[name]

@@ -200,6 +200,15 @@ def test_unlabelled_and_unnamed(tmp_path):
     assert (split.num_classes, split.classes) == (3, None)
 
 
+def test_a_split_that_is_not_named_has_its_usual_name(path):
+    """As where data.splits.test=null says that there is no test split, and nothing of the other."""
+    assert _packed(path, splits={"test": None}).open("train").num_samples == 70
+    assert _packed(path, splits={"test": None}).open("test") is None
+    assert _packed(path, splits={"train": "train"}).open("test").num_samples == 20
+    with pytest.raises(UsageError, match="missing.h5 does not exist"):
+        _packed(path.with_name("missing.h5"), splits={"test": None}).open("test")
+
+
 def test_limit_is_spread_over_the_classes(path):
     split = _packed(path, limit=12).open("train")
     complete = _packed(path).open("train")
@@ -227,7 +236,6 @@ def test_limit_is_spread_over_the_classes(path):
             {"splits": {"train": "training"}},
             "no split (group) 'training': it has test, train; choose with data.splits.train=NAME",
         ),
-        ({}, {"splits": {"test": "test"}}, "no split 'train': data.splits names test"),
         ({"target": np.zeros(69, np.int64)}, {}, "differ in length: rgb 70, target 69"),
         ({"target": np.full(70, 3)}, {}, "target goes from 0 to 3, classes are 0 to 2"),
         ({"target": np.full(70, -1)}, {}, "target goes from -1 to 2, classes are 0 to 2"),

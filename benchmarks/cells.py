@@ -80,7 +80,7 @@ def fill(
         results: The file of rows.
         seeds: Cell -> how many seeds of it; one of every cell is made before the second of any.
         make: Cell and seed -> its row.
-        said: What is printed of a row.
+        summary: What is printed of a row.
         jobs: Cells at a time.
     """
     results.parent.mkdir(exist_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 # Steps of the accelerated method; with restarts its error falls geometrically, and a step is a product of n numbers
 # with n² others.
@@ -57,3 +59,23 @@ def project(values: Tensor, cap: float = 1.0) -> Tensor:
     above, below = (heights.index_select(0, place) for place in (left, left + 1))
     theta = low + (high - low) * ((above - 1) / (above - below).clamp_min(torch.finfo(values.dtype).tiny)).clamp(0, 1)
     return (values - theta).clamp(0, cap)
+
+
+def gram_matrix(gradients: Sequence[Sequence[Tensor | None]], samples: Tensor) -> Tensor:
+    """(n, n) float64 inner products of n gradients of a mean over ``samples``, each a tuple of tensors; over all
+    processes, whose shares may be of unlike length, those of the sum.
+    """
+    gram: Tensor | None = None
+    for parts in zip(*gradients, strict=True):
+        there = next((part for part in parts if part is not None), None)
+        if there is None:
+            continue
+        flat = torch.stack(
+            [torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]
+        ).double()
+        gram = flat @ flat.T if gram is None else gram + flat @ flat.T
+    assert gram is not None, "every loss reads something of the student"
+    if distributed.is_available() and distributed.is_initialized():
+        gram = gram * samples.square()
+        distributed.all_reduce(gram)
+    return gram

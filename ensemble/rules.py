@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.aggregation import Sum, TeacherAggregation
@@ -25,7 +25,7 @@ from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
-from .min_norm import min_norm_weights
+from .min_norm import gram_matrix, min_norm_weights
 
 TEACHER_AGGREGATIONS.register("sum")(Sum)
 
@@ -85,7 +85,7 @@ class Weighted(TeacherAggregation):
     each sample.
 
     Raises:
-        UsageError: The objective is no mean over samples.
+        UsageError: The objective is no mean over samples; a teacher without logits.
     """
 
     teacher_needs = frozenset({"logits"})
@@ -99,11 +99,21 @@ class Weighted(TeacherAggregation):
                 f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over "
                 f"samples: add objectives.{label}.rule=sum"
             )
+        cls._check_logits(settings)
         for setting in settings if len(settings) > 1 else ():
             check_two_outputs(
                 f"{label} with ensemble.rule={cls.name}", "teacher", setting.require_teacher().num_classes
             )
         return super().build(options, label, objective, settings)
+
+    @classmethod
+    def _check_logits(cls, settings: Sequence[Setting]) -> None:
+        for number, setting in enumerate(settings):
+            if setting.require_teacher().num_classes is None:
+                raise UsageError(
+                    f"ensemble.rule={cls.name} weighs each sample by the teachers' logits of it, and teacher {number} "
+                    "has none, as one that answers for each position: take sum, gradient or random"
+                )
 
     @abstractmethod
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -171,6 +181,7 @@ class Confidence(Weighted):
 
     @classmethod
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
+        cls._check_logits(settings)
         targets = settings[0].targets
         if targets is None:
             raise UsageError(
@@ -183,7 +194,8 @@ class Confidence(Weighted):
         classes = int(targets.max()) + 1
         for number, setting in enumerate(settings):
             outputs = setting.require_teacher().num_classes
-            if outputs is None or outputs < classes:
+            assert outputs is not None, "_check_logits"
+            if outputs < classes:
                 raise UsageError(
                     f"ensemble.rule=confidence compares the teachers with the labels, but teacher {number} tells "
                     f"{outputs} classes apart and "
@@ -238,7 +250,7 @@ class Gradient(TeacherAggregation):
             self.weights = torch.full((len(losses),), 1 / len(losses), device=losses[0].device)
         else:
             each = [torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True) for loss in losses]
-            gram = _gram(each, _samples(batch, read))
+            gram = gram_matrix(each, _samples(batch, read))
             self.weights = min_norm_weights(gram, max(self.cap, 1 / len(losses)))
         return reduce(add, (weight.to(loss.dtype) * loss for weight, loss in zip(self.weights, losses, strict=True)))
 
@@ -248,26 +260,6 @@ def _samples(batch: dict[str, Tensor], read: Sequence[Tensor]) -> Tensor:
     padding = batch.get("is_padding")
     count = torch.tensor(len(read[0]), dtype=torch.float64, device=read[0].device)
     return count if padding is None else (~padding).sum().double()
-
-
-def _gram(gradients: Sequence[Sequence[Tensor | None]], samples: Tensor) -> Tensor:
-    """(n, n) float64 inner products of n gradients of a mean over ``samples``, each a tuple of tensors; over all
-    processes, whose shares may be of unlike length, those of the sum.
-    """
-    gram: Tensor | None = None
-    for parts in zip(*gradients, strict=True):
-        there = next((part for part in parts if part is not None), None)
-        if there is None:
-            continue
-        flat = torch.stack(
-            [torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]
-        ).double()
-        gram = flat @ flat.T if gram is None else gram + flat @ flat.T
-    assert gram is not None, "every loss reads something of the student"
-    if distributed.is_available() and distributed.is_initialized():
-        gram = gram * samples.square()
-        distributed.all_reduce(gram)
-    return gram
 
 
 @TEACHER_AGGREGATIONS.register("random")

@@ -52,7 +52,8 @@ def order_classes(
     matched = [
         (number, teacher)
         for number, teacher in enumerate(teachers)
-        if not gives_places(config.teachers[number].class_map)
+        # One channel is a quantity, such as depth, and of no class.
+        if not gives_places(config.teachers[number].class_map) and teacher.recipe["num_classes"] != 1
     ]
     named = {
         number: own

@@ -30,8 +30,8 @@ def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | Non
             which of them have something to measure it by. The others stay in the rest, whatever the share.
 
     Raises:
-        UsageError: It has no labels, or so few samples that one of the two is empty; a split of another kind than the
-            library's; ``skip_corrupted``.
+        UsageError: It has no labels, or so few samples that one of the two is empty, or that none of the second is
+            marked with a class; a split of another kind than the library's; ``skip_corrupted``.
     """
     if several_classes(split) or (measurable is not None and split.targets is None):
         # A sample is of many classes: drawn as if all were of one.
@@ -54,6 +54,11 @@ def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | Non
         raise UsageError(
             f"train.validation={share:g} of {len(order)} {kind} leaves nothing to "
             f"{'train' if taken.all() else 'validate'} on: choose another share"
+        )
+    if several_classes(split) and not bool(split.label_vectors.cpu()[taken].any()):  # type: ignore[attr-defined]
+        raise UsageError(
+            f"train.validation={share:g} takes {int(taken.sum())} samples, none of which is marked with a class, so "
+            "that no mAP can be measured: choose a larger share, or another seed"
         )
     rows = torch.arange(split.num_samples)
     return subset(split, rows[~taken]), subset(split, rows[taken])

@@ -290,5 +290,10 @@ def test_rules_refuse_what_they_cannot_do():
         UsageError, match=r"teacher 1 tells 3 classes apart and the data has 5: say with teachers\.1\.class_map"
     ):
         Confidence.build(Confidence.Options(), "it", KD, [setting(), setting(classes=3)])
+    for rule in (Confidence, Entropy):
+        # Of labels or none: that of logits is the cause in both.
+        dense = setting(classes=None, targets=None)
+        with pytest.raises(UsageError, match=f"rule={rule.name} weighs each sample .* teacher 1 has none.* take sum"):
+            rule.build(rule.Options(), "it", KD, [setting(targets=None), dense])
     with pytest.raises(UsageError, match="did you mean .*average"):
         TEACHER_AGGREGATIONS["averge"]

@@ -1,6 +1,7 @@
 """A student that predicts log depth is measured, taught and exported as such: against a computation of the test's."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -124,3 +125,16 @@ def test_files_for_others_say_so(logs, metres, tmp_path):
         contrastill.Student.from_run(run.out).save_pretrained(tmp_path / what)
         assert what in str(contrastill.export_run(run.out, tmp_path / f"{what}.pt2", format="torch", check=False))
         assert what in json.loads((tmp_path / what / "config.json").read_text())["answers"]
+
+
+def test_a_teacher_of_depth_is_matched_with_no_class(metres, data, tmp_path, caplog):
+    """Label maps lie beside, whose classes are numbers in another order: they are none of what it predicts."""
+    path = tmp_path / "with_labels.h5"
+    shutil.copy(data["path"], path)
+    with h5py.File(path, "r+") as file:
+        for split in ("train", "test"):
+            file[f"{split}/semantics"] = np.ones(file[f"{split}/depth"].shape, np.uint8)
+        file.attrs["semantic_classes"] = ["unlabelled", "1", "10", "2"]
+    labelled = data | {"path": str(path), "fields": data["fields"] | {"semantics": "semantics"}}
+    train(labelled, tmp_path / "run", str(metres.out), objectives={"dense_regression": 1.0}, epochs=1)
+    assert "classes" not in caplog.text

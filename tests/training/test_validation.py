@@ -11,7 +11,9 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import DATASETS
+from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.subset import split_off
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import load_student
 from contrastill.models.recipe import read_recipe
 from contrastill.plots import curves
@@ -66,6 +68,19 @@ def test_a_share_that_leaves_nothing_is_refused(four_classes, share):
     split = open_split(load_config("teachers/cifar100", [f"data.path={four_classes}"]), "train")
     with pytest.raises(UsageError, match="leaves nothing to"):
         split_off(split, share, 0)
+
+
+def test_a_share_without_a_mark_is_refused():
+    """Of samples that may have any number of classes: their mAP would be NaN, and no epoch the best."""
+    images = PaddedImages.zeros(20, 4, 4, 3, dtype=torch.uint8, padding=0)
+    marks = torch.zeros(20, 3)
+    split = TensorSplit({"rgb": images}, label_vectors=marks, num_classes=3)
+    for share, seed in ((0.3, 0), (0.3, 1)):
+        marks[:] = 0
+        with pytest.raises(UsageError, match="takes 6 samples, none of which is marked with a class"):
+            split_off(split, share, seed)
+        marks[:, 1] = 1
+        assert split_off(split, share, seed)[1].label_vectors.sum() == 6
 
 
 def test_the_best_epoch_is_saved_beside_the_last_and_a_stopped_run_ends_in_the_same_files(

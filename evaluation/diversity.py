@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..core.arguments import checked
 from ..core.atomic import write_text
-from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
@@ -28,15 +27,16 @@ from ..core.run import Run
 from ..core.seeds import members
 from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
+from ..models.trained_logits import untrained_logits
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.accelerator import prepare_accelerator
-from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import answers_for_positions
 from ..training.processes import parting
+from .class_match import match_classes_of
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, objectives_read_logits, replaced_data
+from .evaluation_data import evaluation_data, location, replaced_data
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
@@ -66,6 +66,11 @@ class _Member:
     network: Network
     entry: NetworkConfig
     run: Path | None = None
+
+    @property
+    def who(self) -> str:
+        """It in messages."""
+        return f"{self.location} ({self.entry.model}, weights {self.weights})"
 
 
 @checked
@@ -110,12 +115,15 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     _check_answers(folder, (runs == [folder] and config.teachers) or [config.student])
     test = _labelled(data)
     own = load_config(str(Run(runs[0]).config), trains=False)
+    own_data = data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
         print_message(replaced)
     if [*runs] == [folder]:
-        student, networks = _of_run(folder, config, test, location(data))
+        student, networks = _of_run(folder, config, test, location(data), own_data)
     else:
         student, networks = None, _of_seeds(runs, texts)
+    for member in networks:
+        _match(member, test, location(data), own_data)
     targets, outputs = _log_probabilities(networks, test, data, accelerator)
     beside = _log_probabilities([student], test, data, accelerator)[1][0] if student else None
     measures = diversity(outputs, targets, beside, logarithms=True)
@@ -167,29 +175,31 @@ def _labelled(data: RunConfig) -> Any:
     return test
 
 
-def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Member | None, list[_Member]]:
+def _of_run(
+    folder: Path, config: RunConfig, test: Any, where: str, own_data: bool
+) -> tuple[_Member | None, list[_Member]]:
     """A run's student, if its logits are worth comparing, and its teachers."""
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
-    first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
+    built = EvaluatedNetworks(Run(folder), config)
+    first, *others = built(teachers=True, baselines=())
     name = f"student {first.model}"
     student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry, folder)
-    trained = objectives_read_logits(config) and not first.network.taps.dense
-    if not trained or not _answers(first.network, test, where):
-        print_message(
-            f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
-        )
+    why = untrained_logits(folder, first.network.recipe) if built.has_own_student else ""
+    if first.network.taps.dense:
+        why = f"the student of {folder} answers for each position"
+    if not why:
+        try:
+            _match(student, test, where, own_data)
+        except UsageError as error:
+            why = str(error)
+    if why:
+        print_message(f"{why}: it is left out")
         student = None
+    keys = [f"teachers.{number}" for number in range(len(others))]
     teachers = [
-        _Member(
-            f"T{number}",
-            f"teachers.{number} {teacher.model}",
-            f"teachers.{number}",
-            teacher.weights,
-            teacher.network,
-            teacher.entry,
-        )
-        for number, teacher in enumerate(others)
+        _Member(f"T{number}", f"{key} {one.model}", key, one.weights, one.network, one.entry)
+        for number, (key, one) in enumerate(zip(keys, others, strict=True))
     ]
     return student, teachers
 
@@ -198,24 +208,35 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
     """The students of a folder of seeds."""
     networks = []
     for run in runs:
-        config = load_config(str(Run(run).config), overrides, trains=False)
-        if not objectives_read_logits(config):
-            raise UsageError(
-                f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
-            )
-        (student,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
+        built = EvaluatedNetworks(Run(run), load_config(str(Run(run).config), overrides, trains=False))
+        (student,) = built(teachers=False, baselines=())
+        if built.has_own_student and (why := untrained_logits(run, student.network.recipe)):
+            raise UsageError(f"{why}: there is nothing to compare")
         name = f"{run.name} {student.model}"
         networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry, run))
     return networks
 
 
-def _answers(network: Network, test: Any, where: str) -> bool:
-    """Whether a network's logits are of the data's classes, in an order of its own."""
-    try:
-        answer_for(network, test, "it", where, "")
-    except UsageError:
-        return False
-    return network.recipe["num_classes"] == test.num_classes
+def _match(member: _Member, test: Any, where: str, own_data: bool) -> None:
+    """Let a network's logits be those of the data's classes, and of no others.
+
+    Raises:
+        UsageError: It has other classes, or they are numbered in another way.
+    """
+    if member.network.taps.dense:
+        raise _dense(member.who)
+    teacher = member.location.startswith("teachers.")
+    match_classes_of(
+        member.network,
+        test,
+        member.who,
+        where,
+        print_message,
+        option=f"{member.location if teacher else 'student'}.class_map",
+        class_map=None if teacher else member.entry.class_map,  # a teacher's was applied as it was built
+        own_data=own_data,
+        others=False,
+    )
 
 
 @torch.no_grad()
@@ -226,27 +247,12 @@ def _log_probabilities(
     outputs = []
     for member in networks:
         check_modality(member.entry, test)
-        who = f"{member.location} ({member.entry.model}, weights {member.weights})"
-        if member.network.taps.dense:
-            raise _dense(who)
+        who = member.who
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
         key = member.location if member.location.startswith("teachers.") else "student"
         keys = size_keys(data.data.name, "data.size", f"{key}.resolution")
         if note := size_note(member.network, test, member.run, member.name, location(data), keys):
             print_message(note)
-        if test.classes and (own := len(member.network.recipe.get("classes") or ())) >= len(test.classes):
-            answer_as(
-                member.network,
-                test.classes,
-                who,
-                "the data",
-                "say with its class_map which of its classes are the data's, or name data of its classes with "
-                "data.path=…",
-            )
-            if own > len(test.classes):
-                print_message(
-                    f"{who} has {own} classes: its probabilities are those among the {len(test.classes)} of the data"
-                )
         member.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(
@@ -255,12 +261,6 @@ def _log_probabilities(
             with accelerator.autocast():
                 logits = member.network(batch, frozenset({"logits"})).logits
             assert logits is not None, "they were asked for"
-            if logits.shape[1] != test.num_classes:
-                raise UsageError(
-                    f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
-                    "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
-                    "with data.path=…"
-                )
             log_probabilities = logits.double().log_softmax(1).float().cpu()
             # A class that is masked by −∞ has the probability 0.
             if bool(log_probabilities.isnan().any()):

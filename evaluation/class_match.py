@@ -22,6 +22,7 @@ def match_classes_of(
     option: str | None = "student.class_map",
     class_map: ClassMap | None = None,
     otherwise: str = "name data of its classes with data.path=…",
+    placed: bool = False,
     own_data: bool = False,
     others: bool = True,
 ) -> None:
@@ -36,6 +37,7 @@ def match_classes_of(
         option: Where a ``class_map`` may be given; None: nowhere.
         class_map: What is given there and not yet applied.
         otherwise: What else to do where the classes are others.
+        placed: Whether a class_map of places for this split was applied before.
         own_data: Whether the network was trained on these data, and its training spoke of numbers.
         others: Whether classes that the data has not stay possible answers, and wrong ones; else they are cut off.
 
@@ -46,7 +48,8 @@ def match_classes_of(
         apply_class_map(network, class_map, split.num_classes, split.classes, who, others=others)
     form = "[PLACE,…]" if split.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
     way, numbers = (f"say with {option}={form} which is which, or ", f"say the place of each with {option}=[PLACE,…]")
-    named, placed = network.recipe.get("classes") is not None and split.classes is not None, gives_places(class_map)
+    named = network.recipe.get("classes") is not None and split.classes is not None
+    placed = placed or gives_places(class_map)
     note = answer_for(
         network,
         split,

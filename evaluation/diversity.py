@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +21,24 @@ from ..core.fingerprint import weights_hash
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
-from ..core.representation import Network
 from ..core.run import Run
 from ..core.seeds import members
 from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
-from ..models.trained_logits import untrained_logits
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.accelerator import prepare_accelerator
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import answers_for_positions
 from ..training.processes import parting
-from .class_match import match_classes_of
+from .diversity_members import Member, answers_densely_error, match_member, members_of_run, members_of_seeds
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
 from .evaluation_data import evaluation_data, location, replaced_data
 from .messages import print_message
-from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
 from .trained_size import size_keys, size_note
 
 FILE = "diversity.json"
-
-
-@dataclass
-class _Member:
-    """A network to measure.
-
-    Attributes:
-        key: Its name on a small axis.
-        name: Its name in a table.
-        location: Its name in errors.
-        weights: Their origin.
-        network: It.
-        entry: Its part of the config.
-        run: That trained it, where it is a run's own student.
-    """
-
-    key: str
-    name: str
-    location: str
-    weights: str
-    network: Network
-    entry: NetworkConfig
-    run: Path | None = None
-
-    @property
-    def who(self) -> str:
-        """It in messages."""
-        return f"{self.location} ({self.entry.model}, weights {self.weights})"
 
 
 @checked
@@ -119,11 +87,11 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
         print_message(replaced)
     if [*runs] == [folder]:
-        student, networks = _of_run(folder, config, test, location(data), own_data)
+        student, networks = members_of_run(folder, config, test, location(data), own_data)
     else:
-        student, networks = None, _of_seeds(runs, texts)
+        student, networks = None, members_of_seeds(runs, texts)
     for member in networks:
-        _match(member, test, location(data), own_data)
+        match_member(member, test, location(data), own_data)
     targets, outputs = _log_probabilities(networks, test, data, accelerator)
     beside = _log_probabilities([student], test, data, accelerator)[1][0] if student else None
     measures = diversity(outputs, targets, beside, logarithms=True)
@@ -139,14 +107,7 @@ def _check_answers(folder: Path, entries: Sequence[NetworkConfig]) -> None:
     """Refuse networks that answer for each position."""
     for entry in entries:
         if answers_for_positions(entry.model):
-            raise _dense(f"{entry.model} of {folder}")
-
-
-def _dense(who: str) -> UsageError:
-    return UsageError(
-        f"{who} answers for each position, and what is compared here are classes of the whole sample: contrastill "
-        "evaluate says how good each network's prediction is"
-    )
+            raise answers_densely_error(f"{entry.model} of {folder}")
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -175,73 +136,9 @@ def _labelled(data: RunConfig) -> Any:
     return test
 
 
-def _of_run(
-    folder: Path, config: RunConfig, test: Any, where: str, own_data: bool
-) -> tuple[_Member | None, list[_Member]]:
-    """A run's student, if its logits are worth comparing, and its teachers."""
-    if not config.teachers:
-        raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
-    built = EvaluatedNetworks(Run(folder), config)
-    first, *others = built(teachers=True, baselines=())
-    name = f"student {first.model}"
-    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry, folder)
-    why = untrained_logits(folder, first.network.recipe) if built.has_own_student else ""
-    if first.network.taps.dense:
-        why = f"the student of {folder} answers for each position"
-    if not why:
-        try:
-            _match(student, test, where, own_data)
-        except UsageError as error:
-            why = str(error)
-    if why:
-        print_message(f"{why}: it is left out")
-        student = None
-    keys = [f"teachers.{number}" for number in range(len(others))]
-    teachers = [
-        _Member(f"T{number}", f"{key} {one.model}", key, one.weights, one.network, one.entry)
-        for number, (key, one) in enumerate(zip(keys, others, strict=True))
-    ]
-    return student, teachers
-
-
-def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
-    """The students of a folder of seeds."""
-    networks = []
-    for run in runs:
-        built = EvaluatedNetworks(Run(run), load_config(str(Run(run).config), overrides, trains=False))
-        (student,) = built(teachers=False, baselines=())
-        if built.has_own_student and (why := untrained_logits(run, student.network.recipe)):
-            raise UsageError(f"{why}: there is nothing to compare")
-        name = f"{run.name} {student.model}"
-        networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry, run))
-    return networks
-
-
-def _match(member: _Member, test: Any, where: str, own_data: bool) -> None:
-    """Let a network's logits be those of the data's classes, and of no others.
-
-    Raises:
-        UsageError: It has other classes, or they are numbered in another way.
-    """
-    if member.network.taps.dense:
-        raise _dense(member.who)
-    teacher = member.location.startswith("teachers.")
-    match_classes_of(
-        member.network,
-        test,
-        member.who,
-        where,
-        print_message,
-        option=f"{member.location if teacher else 'student'}.class_map",
-        class_map=None if teacher else member.entry.class_map,  # a teacher's was applied as it was built
-        own_data=own_data,
-        others=False,
-    )
-
-
 @torch.no_grad()
 def _log_probabilities(
-    networks: Sequence[_Member], test: Any, data: RunConfig, accelerator: Accelerator
+    networks: Sequence[Member], test: Any, data: RunConfig, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
     """The classes (N,) of the test samples, and the networks' log-probabilities (n, N, C) in float32, on the CPU."""
     outputs = []
@@ -274,8 +171,8 @@ def _log_probabilities(
 
 def _result(
     measures: Diversity,
-    networks: Sequence[_Member],
-    student: _Member | None,
+    networks: Sequence[Member],
+    student: Member | None,
     data: Mapping[str, Any],
     samples: int,
     picture: Path,
@@ -305,7 +202,7 @@ def _result(
     )
 
 
-def _quality(quality: Quality, member: _Member | None = None, disagreement: float | None = None) -> NetworkQuality:
+def _quality(quality: Quality, member: Member | None = None, disagreement: float | None = None) -> NetworkQuality:
     measures = (quality.top1, quality.nll, quality.ece)
     if member is None:
         return NetworkQuality(*measures)
@@ -321,7 +218,7 @@ def _numbers(values: Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _draw(measures: Diversity, networks: Sequence[_Member], student: _Member | None, path: Path, title: str) -> None:
+def _draw(measures: Diversity, networks: Sequence[Member], student: Member | None, path: Path, title: str) -> None:
     matrix, keys = measures.disagreement, [member.key for member in networks]
     bars = [Bar(member.name, quality.top1) for member, quality in zip(networks, measures.networks, strict=True)]
     curves = [_curve("networks", "each network" if len(networks) > 1 else "the network", measures.pooled)]

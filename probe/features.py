@@ -42,7 +42,7 @@ class Features:
     targets: Tensor | None
 
     def __post_init__(self) -> None:
-        if whole_numbers(self.targets):  # as labels are stored; what reads them takes them as indices
+        if self.targets is not None and whole_numbers(self.targets):  # as stored; they are taken as indices
             object.__setattr__(self, "targets", self.targets.long())
 
 

@@ -164,6 +164,8 @@ def answer_for(
     """
     own, count = network.recipe.get("classes"), network.recipe.get("num_classes")
     if placed:
+        if count is not None and (count < split.num_classes or (not others and count != split.num_classes)):
+            raise UsageError(f"class_map of {who} names {count} classes, and {data} has {split.num_classes}")
         return _left_over(split, count or split.num_classes, who, data, "matched by class_map") if others else ""
     if own is None or split.classes is None:
         if count != split.num_classes:

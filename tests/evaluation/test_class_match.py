@@ -95,6 +95,11 @@ def test_what_evaluate_refuses_to_match_by_number_all_refuse(world, onnx, tmp_pa
         contrastill.export_run(world / "teacher", tmp_path / "a.onnx", int8=True, data=f"packed:{data}")
     with pytest.raises(UsageError, match=line + r".*teachers\.0\.class_map=\[PLACE,…\]"):
         contrastill.measure_diversity(world / "student", [f"data.path={data}"])
+    maps = [f"{key}.class_map=[0,1,2,3]" for key in ("teachers.0", "student")]
+    result = contrastill.measure_diversity(world / "student", [f"data.path={data}", *maps])
+    assert result.networks[0].top1 == result.student.top1 == 100
+    with pytest.raises(UsageError, match=r"class_map of teachers\.0 .* names 3 classes, and .*plain.h5 has 4"):
+        contrastill.measure_diversity(world / "student", [f"data.path={data}", "teachers.0.class_map=[0,1,2]", maps[1]])
     with pytest.raises(UsageError, match=line):
         correct(NetworkConfig(model="resnet8"), world / "teacher", DataConfig(name="packed", path=data))
     assert not list(tmp_path.iterdir())

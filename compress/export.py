@@ -5,6 +5,7 @@ before it is there.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,9 +24,12 @@ from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
 from ..models.build import plain_student
 from ..models.recipe import read_recipe, recipe_preprocess
+from ..models.trained_logits import untrained_logits
 from .export_check import LONGEST, batches_of_any_size, largest_difference, random_inputs, reference, with_gaps
 from .exported import INPUT, Takes, answering, pair, quiet, reason, require
 from .exported_module import described, exported_module
+
+log = logging.getLogger(__name__)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Format -> what its files end in."""
@@ -97,6 +101,8 @@ def export_student(
     ``output`` (of torch ``output.txt``) what it is: channel c is class c + 1 of the label maps, whose 0 stands for no
     label. Such a file takes images of any height and width where its network does and no size is given.
 
+    A line is logged where no objective of the run trained the logits.
+
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
         path: The file; one that is there already stays until the new one has been checked. In a folder it is
@@ -142,7 +148,10 @@ def export_student(
     if images is not None and (images.ndim != 4 or not len(images)):
         raise UsageError(f"images has shape {tuple(images.shape)}: pass one image or more, (N, C, H, W)")
     student: Any = plain_student(run, module)
-    recipe: Any = read_recipe(find_weights(run))
+    weights = find_weights(run)
+    recipe: Any = read_recipe(weights)
+    if untrained := untrained_logits(weights.parent, recipe):
+        log.warning("%s: what the file answers is of a classifier that has learnt nothing", untrained)
     # A class of one's own may have a preprocess that is something else.
     takes = _takes(student, recipe_preprocess(recipe), images, size, with_preprocess, dynamic)
     output = "prediction" if student.taps.dense else "logits"

@@ -143,7 +143,13 @@ def answering(path: str | os.PathLike, format: str, takes: Takes) -> Callable[[T
     return answer if takes.dynamic else lambda inputs: torch.cat([answer(image) for image in inputs.split(1)])
 
 
-def accuracy(path: str | os.PathLike, format: str, takes: Takes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def accuracy(
+    path: str | os.PathLike,
+    format: str,
+    takes: Takes,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    order: Tensor | None = None,
+) -> float:
     """Top-1 accuracy of an exported student, in per cent.
 
     Args:
@@ -151,10 +157,12 @@ def accuracy(path: str | os.PathLike, format: str, takes: Takes, batches: Iterab
         format: ``onnx`` or ``torch``.
         takes: What it is given.
         batches: Images (B, C, H, W) as a data set hands them out, and their classes (B,).
+        order: For each class of the data the place of its logit, then the places of the others; None: as they are.
     """
     answer, right, count = answering(path, format, takes), 0, 0
     for images, targets in batches:
-        right += int((answer(takes(images)).argmax(1) == targets).sum())
+        logits = answer(takes(images))
+        right += int(((logits if order is None else logits[:, order]).argmax(1) == targets).sum())
         count += len(targets)
     return 100 * right / count
 

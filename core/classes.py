@@ -104,14 +104,13 @@ def match_classes(
     *,
     length: int | None = None,
 ) -> list[int]:
-    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then the others', in their
-    order.
+    """The place in ``own`` of each class of the data; with a longer ``length`` then the others', in their order.
 
     Args:
         own: Names of a network's classes; None for one that has no name.
         data_names: Names of the data's classes.
         who: Whose classes ``own`` are, for an error.
-        data: Whose ``wanted`` are.
+        data: Whose ``data_names`` are.
         otherwise: What to do where they do not match, for an error.
         length: How many places; None: as many as ``data_names``.
 
@@ -294,14 +293,15 @@ def _check_names(own: Sequence[str | None] | None, class_map: ClassMap, names: S
 
 
 def _own_place(own: Sequence[str | None], key: str | int, who: str) -> int | None:
-    """The place of the class that a key of a mapping stands for: a number is a place, text a name, or the place where
-    no class is called so; None: there is no such class.
+    """The place of the class that a key of a mapping stands for: a number is a place, text a name, or a place where no
+    class is called by a number; None: there is no such class.
 
     Raises:
         UsageError: A number is the name of another class than that of its place.
     """
     named = own.index(str(key)) if str(key) in own else None
-    place = int(key) if str(key).isdecimal() and int(key) < len(own) else None
+    numbers = isinstance(key, str) and any(str(name).isdecimal() for name in own)
+    place = int(key) if str(key).isdecimal() and int(key) < len(own) and not numbers else None
     if isinstance(key, int) and named not in (None, place):
         raise UsageError(
             f"class_map of {who} has the number {key}, a place, and its class called {key} is at the place {named}: "

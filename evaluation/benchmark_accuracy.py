@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from ..compress.grid_data import opened
-from ..core.classes import answer_as
 from ..core.config.schema import DataConfig, NetworkConfig
 from ..core.errors import UsageError
+from ..core.value_scale import note_once
 from ..models.build import build_network
 from ..training.data import open_loader
+from .class_match import match_classes_of
 
 
 @torch.no_grad()
@@ -38,8 +39,17 @@ def correct(entry: NetworkConfig, weights: str | os.PathLike, data: DataConfig) 
             f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has "
             f"{split.num_classes}"
         )
-    if network.recipe["classes"] and split.classes:
-        answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
+    who, unnamed = f"{model} from {weights}", not network.recipe["classes"] and not split.classes
+    match_classes_of(
+        network,
+        split,
+        who,
+        str(data.path or data.name),
+        note_once,
+        option=None,
+        otherwise="name a network of the data's classes",
+        own_data=unnamed,
+    )
     right = []
     loader = open_loader(split, [network.modality], batch_size=500, device=device, train=False)
     for batch in loader.epoch(0):

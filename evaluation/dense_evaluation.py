@@ -8,12 +8,12 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..core.classes import ClassMap, apply_class_map, gives_places
+from ..core.classes import ClassMap
 from ..core.errors import UsageError
 from ..core.representation import Network
-from ..training.class_order import answer_for
 from ..training.dense_accuracy import DEPTH, Align, DenseMeasures, measure_dense
 from ..training.pixel_labels import LABELS, PixelLabels, pixel_labels
+from .class_match import match_classes_of
 from .evaluation_result import DenseScores, DepthScores
 
 
@@ -51,6 +51,7 @@ def dense_scores(
     where: str,
     warn: Callable[[str], None],
     class_map: ClassMap | None = None,
+    option: str = "student.class_map",
 ) -> DenseScores | DepthScores | None:
     """A network's own prediction compared with the label maps of a split, matched by the names of the classes, or with
     its depth.
@@ -64,6 +65,7 @@ def dense_scores(
         where: The data, for messages.
         warn: Is told what was matched by number alone.
         class_map: Of the student.
+        option: Where a class_map of the network is given.
 
     Returns:
         None where its classes are others than the data's.
@@ -79,17 +81,13 @@ def dense_scores(
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))
     labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
-    if class_map is not None:
-        apply_class_map(network, class_map, labels.num_classes, labels.classes, who, others=True)
-    which = "[PLACE,…]" if labels.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
-    way = f"say with class_map={which} which is which"
     try:
-        note = answer_for(network, labels, who, where, way, placed=gives_places(class_map))
+        match_classes_of(network, labels, who, where, warn, option=option, class_map=class_map)
     except UsageError as error:
+        if class_map is not None:
+            raise
         warn(f"{error}: it has no mIoU here")
         return None
-    if note:
-        warn(note)
     measures = measure_dense(network, loader, accelerator, classes=labels.num_classes)
     assert isinstance(measures, DenseMeasures), "several channels are classes"
     ious = [None if math.isnan(iou) else round(iou, 4) for iou in measures.per_class_iou]

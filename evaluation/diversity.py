@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ..core.arguments import checked
 from ..core.atomic import write_text
-from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
@@ -23,49 +21,24 @@ from ..core.fingerprint import weights_hash
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
-from ..core.representation import Network
 from ..core.run import Run
 from ..core.seeds import members
 from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.accelerator import prepare_accelerator
-from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import answers_for_positions
 from ..training.processes import parting
+from .diversity_members import Member, answers_densely_error, match_member, members_of_run, members_of_seeds
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, objectives_read_logits, replaced_data
+from .evaluation_data import evaluation_data, location, replaced_data
 from .messages import print_message
-from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
 from .trained_size import size_keys, size_note
 
 FILE = "diversity.json"
-
-
-@dataclass
-class _Member:
-    """A network to measure.
-
-    Attributes:
-        key: Its name on a small axis.
-        name: Its name in a table.
-        location: Its name in errors.
-        weights: Their origin.
-        network: It.
-        entry: Its part of the config.
-        run: That trained it, where it is a run's own student.
-    """
-
-    key: str
-    name: str
-    location: str
-    weights: str
-    network: Network
-    entry: NetworkConfig
-    run: Path | None = None
 
 
 @checked
@@ -110,12 +83,15 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     _check_answers(folder, (runs == [folder] and config.teachers) or [config.student])
     test = _labelled(data)
     own = load_config(str(Run(runs[0]).config), trains=False)
+    own_data = data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
         print_message(replaced)
     if [*runs] == [folder]:
-        student, networks = _of_run(folder, config, test, location(data))
+        student, networks = members_of_run(folder, config, test, location(data), own_data)
     else:
-        student, networks = None, _of_seeds(runs, texts)
+        student, networks = None, members_of_seeds(runs, texts)
+    for member in networks:
+        match_member(member, test, location(data), own_data)
     targets, outputs = _log_probabilities(networks, test, data, accelerator)
     beside = _log_probabilities([student], test, data, accelerator)[1][0] if student else None
     measures = diversity(outputs, targets, beside, logarithms=True)
@@ -131,14 +107,7 @@ def _check_answers(folder: Path, entries: Sequence[NetworkConfig]) -> None:
     """Refuse networks that answer for each position."""
     for entry in entries:
         if answers_for_positions(entry.model):
-            raise _dense(f"{entry.model} of {folder}")
-
-
-def _dense(who: str) -> UsageError:
-    return UsageError(
-        f"{who} answers for each position, and what is compared here are classes of the whole sample: contrastill "
-        "evaluate says how good each network's prediction is"
-    )
+            raise answers_densely_error(f"{entry.model} of {folder}")
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -167,86 +136,20 @@ def _labelled(data: RunConfig) -> Any:
     return test
 
 
-def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Member | None, list[_Member]]:
-    """A run's student, if its logits are worth comparing, and its teachers."""
-    if not config.teachers:
-        raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
-    first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
-    name = f"student {first.model}"
-    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry, folder)
-    trained = objectives_read_logits(config) and not first.network.taps.dense
-    if not trained or not _answers(first.network, test, where):
-        print_message(
-            f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
-        )
-        student = None
-    teachers = [
-        _Member(
-            f"T{number}",
-            f"teachers.{number} {teacher.model}",
-            f"teachers.{number}",
-            teacher.weights,
-            teacher.network,
-            teacher.entry,
-        )
-        for number, teacher in enumerate(others)
-    ]
-    return student, teachers
-
-
-def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
-    """The students of a folder of seeds."""
-    networks = []
-    for run in runs:
-        config = load_config(str(Run(run).config), overrides, trains=False)
-        if not objectives_read_logits(config):
-            raise UsageError(
-                f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
-            )
-        (student,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
-        name = f"{run.name} {student.model}"
-        networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry, run))
-    return networks
-
-
-def _answers(network: Network, test: Any, where: str) -> bool:
-    """Whether a network's logits are of the data's classes, in an order of its own."""
-    try:
-        answer_for(network, test, "it", where, "")
-    except UsageError:
-        return False
-    return network.recipe["num_classes"] == test.num_classes
-
-
 @torch.no_grad()
 def _log_probabilities(
-    networks: Sequence[_Member], test: Any, data: RunConfig, accelerator: Accelerator
+    networks: Sequence[Member], test: Any, data: RunConfig, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
     """The classes (N,) of the test samples, and the networks' log-probabilities (n, N, C) in float32, on the CPU."""
     outputs = []
     for member in networks:
         check_modality(member.entry, test)
-        who = f"{member.location} ({member.entry.model}, weights {member.weights})"
-        if member.network.taps.dense:
-            raise _dense(who)
+        who = member.who
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
         key = member.location if member.location.startswith("teachers.") else "student"
         keys = size_keys(data.data.name, "data.size", f"{key}.resolution")
         if note := size_note(member.network, test, member.run, member.name, location(data), keys):
             print_message(note)
-        if test.classes and (own := len(member.network.recipe.get("classes") or ())) >= len(test.classes):
-            answer_as(
-                member.network,
-                test.classes,
-                who,
-                "the data",
-                "say with its class_map which of its classes are the data's, or name data of its classes with "
-                "data.path=…",
-            )
-            if own > len(test.classes):
-                print_message(
-                    f"{who} has {own} classes: its probabilities are those among the {len(test.classes)} of the data"
-                )
         member.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(
@@ -255,12 +158,6 @@ def _log_probabilities(
             with accelerator.autocast():
                 logits = member.network(batch, frozenset({"logits"})).logits
             assert logits is not None, "they were asked for"
-            if logits.shape[1] != test.num_classes:
-                raise UsageError(
-                    f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
-                    "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
-                    "with data.path=…"
-                )
             log_probabilities = logits.double().log_softmax(1).float().cpu()
             # A class that is masked by −∞ has the probability 0.
             if bool(log_probabilities.isnan().any()):
@@ -274,8 +171,8 @@ def _log_probabilities(
 
 def _result(
     measures: Diversity,
-    networks: Sequence[_Member],
-    student: _Member | None,
+    networks: Sequence[Member],
+    student: Member | None,
     data: Mapping[str, Any],
     samples: int,
     picture: Path,
@@ -305,7 +202,7 @@ def _result(
     )
 
 
-def _quality(quality: Quality, member: _Member | None = None, disagreement: float | None = None) -> NetworkQuality:
+def _quality(quality: Quality, member: Member | None = None, disagreement: float | None = None) -> NetworkQuality:
     measures = (quality.top1, quality.nll, quality.ece)
     if member is None:
         return NetworkQuality(*measures)
@@ -321,7 +218,7 @@ def _numbers(values: Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _draw(measures: Diversity, networks: Sequence[_Member], student: _Member | None, path: Path, title: str) -> None:
+def _draw(measures: Diversity, networks: Sequence[Member], student: Member | None, path: Path, title: str) -> None:
     matrix, keys = measures.disagreement, [member.key for member in networks]
     bars = [Bar(member.name, quality.top1) for member, quality in zip(networks, measures.networks, strict=True)]
     curves = [_curve("networks", "each network" if len(networks) > 1 else "the network", measures.pooled)]

@@ -113,8 +113,21 @@ def evaluate_runs(
         each = ", ".join(f"{run}: {what}" for run, what in inputs.items())
         notes.append(f"these students read different inputs, which their numbers depend on ({each})")
         log.warning("%s", notes[-1])
-    drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
+    drawn = _drawn(gallery, Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
     return EvaluationResult(tuple(rows), drawn, tuple(notes))
+
+
+def _drawn(gallery: Gallery, path: Path) -> Path | None:
+    """The picture; None where there is nothing to show, or where it fails: what was measured is worth more."""
+    try:
+        return gallery.draw(path)
+    except Exception as error:  # of matplotlib, or of the disk
+        log.warning(
+            "the picture %s could not be drawn (%s): the rows are complete without it",
+            path,
+            error or type(error).__name__,
+        )
+        return None
 
 
 def _suffix(evaluation: RunEvaluation) -> str:

@@ -46,12 +46,6 @@ def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
     return [(entry.name or label, entry) for label, entry in config.objectives.items()]
 
 
-def objectives_read_logits(config: RunConfig) -> bool:
-    """Whether an objective reads logits or a prediction, as one of a package that is not installed here is taken to."""
-    names = (name for name, _ in named_objectives(config))
-    return any(name not in OBJECTIVES or OBJECTIVES[name].needs & {"logits", "prediction"} for name in names)
-
-
 def objectives_read_prediction(config: RunConfig) -> bool:
     """Whether an objective reads a prediction of each position, as one of a package that is not installed here may."""
     names = (name for name, _ in named_objectives(config))

@@ -91,10 +91,12 @@ class ExportResult:
         if self.int8 is not None:
             int8 = self.int8
             lines.append(f"written: {int8.path} ({int8.bytes / 1e6:.2f} MB, 8 bits)")
-            name, fp32, eight = (
-                ("mIoU", int8.miou_fp32, int8.miou) if int8.top1 is None else ("top-1", int8.top1_fp32, int8.top1)
-            )
-            lines.append(f"{name} on {int8.images:,} test images of {int8.data}: fp32 {fp32:.2f} %, int8 {eight:.2f} %")
+            measured = (("top-1", int8.top1_fp32, int8.top1), ("mIoU", int8.miou_fp32, int8.miou))
+            lines += [
+                f"{name} on {int8.images:,} test images of {int8.data}: fp32 {fp32:.2f} %, int8 {eight:.2f} %"
+                for name, fp32, eight in measured
+                if fp32 is not None
+            ] or ["top-1 is not measured, as the student's logits were not trained"]
         return "\n".join(lines)
 
 

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..compress.export import Export
 from ..compress.exported import accuracy, answering
 from ..compress.quantize import quantize
-from ..core.classes import match_classes
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.label_vectors import lacks_classes
 from ..core.representation import Network
 from ..core.split_checks import dataset_of
+from ..models.trained_logits import untrained_logits
 from ..training.accelerator import prepare_accelerator
-from ..training.class_order import answer_for
 from ..training.data import open_loader, open_split
 from ..training.dense_accuracy import DenseMeasures, measure_dense
 from ..training.pixel_labels import pixel_labels
+from .class_match import match_classes_of
 from .dense_evaluation import answers_densely, check_dense_data
 from .messages import print_message
 from .probe_inputs import data_named, network_named
@@ -39,7 +38,7 @@ class Int8Result:
     Attributes:
         path: The file.
         bytes: Its size.
-        top1: Its accuracy, per cent; None of a student that answers for each position.
+        top1: Its accuracy, per cent; None where it answers for each position, or its logits were not trained.
         top1_fp32: That of the file it was made from.
         data: The data they were measured on.
         images: Number of test images.
@@ -77,10 +76,9 @@ class ExportSamples:
         self.name, self.modality = data or "the run's data", config.student.modality
         self._int8, self._required = int8, int8 or data is not None
         self._splits: dict[str, Any] = {}
-        self._places: list[int] | None = None
         self._student: Network | None = None
         self._num_classes: int | None = None
-        self._config = config
+        self._own_data, self._config = data is None, config
 
     def split(self, name: str) -> Any | None:
         """A split; None where it is not there, and need not be."""
@@ -112,46 +110,48 @@ class ExportSamples:
 
     def check_classes(self, run: str | os.PathLike) -> None:
         """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test
-        split.
+        split; of logits that were not trained none is measured.
         """
-        network = network_named(run).build(0, seed=0).network
-        if answers_densely(network):
-            self._check_dense(run, network)
-            return
-        split, recipe = self.needed("test"), network.recipe
-        own, names = recipe["num_classes"], recipe["classes"]
-        if split.targets is None or split.num_classes != own:
-            if split.targets is None:
-                raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
-            has = f"{split.num_classes} classes"
-            raise UsageError(
-                f"--int8 measures accuracies, and {self.name} has {has}, the student {own}: name other data with --data"
-            )
-        if names and split.classes:
-            self._places = match_classes(names, split.classes, "the student", self.name, "name other data with --data")
-
-    def _check_dense(self, run: str | os.PathLike, network: Network) -> None:
-        if network.recipe["num_classes"] == 1:
+        network, split = network_named(run).build(0, seed=0).network, self.needed("test")
+        dense, labels = answers_densely(network), split
+        if dense and network.recipe["num_classes"] == 1:
             raise UsageError(
                 f"--int8 measures how often classes are right, and the student of {run} gives a quantity at each "
                 "position: leave it out"
             )
-        split = self.needed("test")
-        check_dense_data(split, network.recipe["num_classes"], self.name)
-        labels = pixel_labels({"test": split}, self.name)["test"]
-        answer_for(network, labels, "the student", self.name, "name other data with --data")
+        if untrained_logits(run, network.recipe):  # the export says so
+            return
+        if dense:
+            check_dense_data(split, network.recipe["num_classes"], self.name)
+            labels = pixel_labels({"test": split}, self.name)["test"]
+        elif split.targets is None:
+            raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
+        match_classes_of(
+            network,
+            labels,
+            "the student",
+            self.name,
+            print_message,
+            option=None,
+            otherwise="name other data with --data",
+            own_data=self._own_data,
+        )
         self._student, self._num_classes = network, labels.num_classes
 
     def measure(self, export: Export, path: Path) -> dict[str, float]:
-        """``top1`` of a file, or of a student that answers for each position ``miou``, in per cent, on the test split.
+        """``top1`` of a file, or of a student that answers for each position ``miou``, in per cent, on the test split;
+        nothing of logits that were not trained.
 
         Args:
             export: What the file is, or was made from.
             path: The file.
         """
         if self._student is None:
-            return {"top1": accuracy(path, export.format, export.takes, self.labelled())}
-        answer, order = answering(path, export.format, export.takes), self._student.classes
+            return {}
+        order = self._student.classes  # places in the file's output; None: as they are
+        if not answers_densely(self._student):
+            return {"top1": accuracy(path, export.format, export.takes, self.labelled(), order)}
+        answer = answering(path, export.format, export.takes)
 
         def predict(batch: Mapping[str, Tensor]) -> Tensor:
             prediction = answer(export.takes(batch[self.modality]))
@@ -176,9 +176,8 @@ class ExportSamples:
             yield next(iter(loader.epoch(0, place)))[self.modality]
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of test images and their classes, by the student's numbers."""
-        places = torch.arange(self.needed("test").num_classes) if self._places is None else torch.tensor(self._places)
-        return ((batch[self.modality], places[batch["target"]]) for batch in self._loader("test", 64).epoch(0))
+        """Batches of test images and their classes."""
+        return ((batch[self.modality], batch["target"]) for batch in self._loader("test", 64).epoch(0))
 
     def _loader(self, name: str, batch_size: int) -> Any:
         return open_loader(self.needed(name), [self.modality], batch_size=batch_size, train=False, device="cpu")

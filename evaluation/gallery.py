@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..plots.strips import Strips, draw_strips
+from ..probe.pixel_measures import unmarked
 
 _ORDER = ("random", "scratch", "student", "teacher")
 _ROWS = 5
@@ -43,10 +44,10 @@ class Gallery:
             False where its frames are not those of the others.
         """
         batch = _picked(source, device)
-        truth = batch[labels][:, 0].cpu().numpy()
+        truth = unmarked(batch[labels][:, 0].long()).cpu().numpy()
         if self._of is None:
             self._of, self._names = (source.num_samples, source.split.semantic_classes), source.split.semantic_classes
-            self._frames = {"labels": truth.astype(np.int64)}
+            self._frames = {"labels": truth}
             if "rgb" in batch:
                 self._frames["rgb"] = batch["rgb"].permute(0, 2, 3, 1).cpu().numpy()
             if "depth" in batch:

@@ -14,6 +14,8 @@ from ..core.classes import match_classes
 from ..core.errors import UsageError, nearest
 from ..core.representation_spec import describe
 from ..core.statistics import mean_std
+from ..core.value_scale import note_once
+from ..models.trained_logits import untrained_logits
 from ..probe.cka import linear_cka
 from ..probe.class_correlation import correlation_difference
 from ..probe.features import Features, features_of
@@ -98,6 +100,7 @@ class DataSetProbe:
                         "or the network"
                     )
                 self._places(text, self.teacher)  # complains of other classes
+                self._note_untrained(text)
 
     def measure(self, text: str) -> NetworkMeasures:
         """All measures of one network."""
@@ -132,6 +135,12 @@ class DataSetProbe:
         names = self.built[teacher].network.recipe.get("classes") or self.data.test.classes
         classes = [*names] if names and len(names) == logits[0].shape[1] else None
         return [CorrelationResult(text, teacher, self.source, correlation_difference(*logits), classes)]
+
+    def _note_untrained(self, text: str) -> None:
+        """Say that the logits whose correlations are measured are those of a classifier that nothing trained."""
+        # The name of a run's student is its folder; another name is that of none.
+        if untrained := untrained_logits(text, self.built[text].network.recipe):
+            note_once(f"{untrained}: their correlations are those of random weights")
 
     def _places(self, text: str, teacher: str) -> list[int] | None:
         """Where a network has the classes of the teacher; None where either has no names for them."""

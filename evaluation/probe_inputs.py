@@ -189,10 +189,21 @@ class DataName:
         if self.classes is None:
             return torch.arange(split.num_classes)
         for name in self.classes:
+            if (count := names.count(name)) > 1:
+                places = ", ".join(str(place) for place, other in enumerate(names) if other == name)
+                way = "rename them" if name.isdecimal() else "give the numbers in place of the name"
+                raise UsageError(f"{self.text} has {count} classes called {name}, numbers {places}: {way}")
             if name not in names and not (name.isdecimal() and int(name) < split.num_classes):
                 message = str(unknown_name(f"in {self.text}, the class", name, names))
                 quoted = any("," in other for other in names)
                 raise UsageError(message + " A name with a comma is written in quotes." * quoted)
+        by_place = [name for name in self.classes if name not in names]
+        if by_place and (called := [name for name in self.classes if name in names and name.isdecimal()]):
+            raise UsageError(
+                f"classes={','.join(self.classes)} of {self.text} has {called[0]}, the name of class "
+                f"{names.index(called[0])}, and {by_place[0]}, which is no name and would be a number counted from 0: "
+                f"give names alone, of {listed(names)}"
+            )
         chosen = sorted({names.index(name) if name in names else int(name) for name in self.classes})
         if len(chosen) < 2:
             raise UsageError(

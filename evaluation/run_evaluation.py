@@ -8,21 +8,22 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..core.classes import apply_class_map, gives_places
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.run import Run
 from ..core.run_names import no_run
 from ..datasets.io.split_agreement import check_splits
+from ..models.trained_logits import untrained_logits
 from ..probe.segmentation import segment
 from ..training.accelerator import prepare_accelerator
 from ..training.accuracy import evaluate
-from ..training.class_order import answer_for, check_same_classes
+from ..training.class_order import check_same_classes
 from ..training.data import check_modality, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import LABELS, answers_for_positions, pixel_classes
 from .baseline_checks import check_baselines
+from .class_match import match_classes_of
 from .dense_evaluation import answers_densely, check_dense_data, dense_scores
 from .dense_predictor import DensePredictor
 from .evaluation_data import (
@@ -31,7 +32,6 @@ from .evaluation_data import (
     evaluation_data,
     input_text,
     location,
-    objectives_read_logits,
     replaced_data,
     suffix_of,
     training_samples,
@@ -176,12 +176,10 @@ class RunEvaluation:
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Scores]:
         if candidate.role in ("random", "scratch"):
             return
-        if candidate.role == "student" and not self._learns_logits():
+        own = candidate.role == "student" and self.networks.has_own_student
+        if own and (untrained := untrained_logits(self.run.path, candidate.network.recipe)):
             log.warning(
-                "the logits of the student of %s were not trained, as none of %s reads them, so it has no accuracy: "
-                "evaluation.tasks=[classification] measures its representation",
-                self.run.path,
-                ", ".join(self.config.objectives),
+                "%s, so it has no accuracy: evaluation.tasks=[classification] measures its representation", untrained
             )
             return
         loader = self.source(self.test, candidate).loader(
@@ -205,9 +203,11 @@ class RunEvaluation:
 
     def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
-        class_map = self.config.student.class_map if candidate.role == "student" else None
+        class_map, option = self.config.student.class_map, "student.class_map"
+        if candidate.role != "student":
+            class_map, option = None, f"teachers.{self.config.teachers.index(candidate.entry)}.class_map"
         scores = dense_scores(
-            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map
+            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option
         )
         if scores is None:
             return
@@ -220,12 +220,6 @@ class RunEvaluation:
                 candidate.role, f"{name}\nmIoU {scores.miou:.1f} %", shown, source, LABELS, self.accelerator.device
             )
 
-    def _learns_logits(self) -> bool:
-        """Whether an objective trains the student's logits, or they came with its weights."""
-        if self.config.student.weights is not None:
-            return True
-        return objectives_read_logits(self.config)
-
     def _answers(self, candidate: EvaluatedNetwork) -> bool:
         """Whether a network can name the classes of the test split; its logits are brought into their order.
 
@@ -234,20 +228,15 @@ class RunEvaluation:
         """
         network, student = candidate.network, candidate.role == "student"
         who = f"{candidate.role} {candidate.model} of {self.run.path}"
-        if student and (class_map := self.config.student.class_map) is not None:
-            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who, others=True)
-        which = "[PLACE,…]" if self.test.classes is None else "{ITS CLASS: CLASS OF THE DATA}"
-        way = f"say with student.class_map={which} which is which, or name data of its classes with data.path=…"
-        placed = student and gives_places(self.config.student.class_map)
+        class_map = self.config.student.class_map if student else None
         try:
-            note = answer_for(network, self.test, who, self._where(), way, placed=placed)
+            match_classes_of(
+                network, self.test, who, self._where(), self.warn, class_map=class_map, own_data=self._own_data
+            )
         except UsageError:
-            if student and self.options.tasks == ("accuracy",):
+            if class_map is not None or (student and self.options.tasks == ("accuracy",)):
                 raise
             return False
-        named = network.recipe.get("classes") is not None and self.test.classes is not None
-        if note and (placed or named or not self._own_data):
-            self.warn(note)
         return True
 
     def _segmentation(self, candidate: EvaluatedNetwork) -> Iterator[SegmentationScores]:

@@ -25,7 +25,7 @@ class Strips:
     """n frames and the predictions of several methods for them.
 
     Attributes:
-        labels: (n, H, W) ground truth, 0 unlabelled.
+        labels: (n, H, W) ground truth; 0 and what is below it are unlabelled.
         predictions: Pairs of a method, as the picture shows it, and (n, H, W) classes.
         classes: Names of the values of a label map, the first for 0; None: their numbers.
         rgb: (n, H, W, 3) uint8, or None.
@@ -72,17 +72,22 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     """
     from matplotlib.patches import Patch
 
-    shown = [strips.labels, *(prediction for _, prediction in strips.predictions)]
-    occurring = np.unique(np.concatenate([value.ravel() for value in shown]))
+    # −1 and −100 stand for no label too, and would count from the end of the colours.
+    truth, *predictions = (
+        np.maximum(value, 0) for value in (strips.labels, *(prediction for _, prediction in strips.predictions))
+    )
+    occurring = np.unique(np.concatenate([value.ravel() for value in (truth, *predictions)]))
     colours = class_colours(int(occurring.max()))
     columns: list[tuple[str, Any]] = []
     if strips.rgb is not None:
         columns.append(("RGB", strips.rgb))
     if strips.depth is not None:
         columns.append(("depth", np.stack([depth_colours(frame) for frame in strips.depth])))
-    columns.append(("ground truth", colours[strips.labels]))
-    columns += [(name, colours[prediction]) for name, prediction in strips.predictions]
-    count, height, width = strips.labels.shape
+    columns.append(("ground truth", colours[truth]))
+    columns += [
+        (name, colours[prediction]) for (name, _), prediction in zip(strips.predictions, predictions, strict=True)
+    ]
+    count, height, width = truth.shape
     handles = [
         Patch(facecolor=colours[value], edgecolor="0.5", linewidth=0.5, label=_name(value, strips.classes))
         for value in occurring

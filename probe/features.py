@@ -19,6 +19,7 @@ from ..core.classes import check_highest_class
 from ..core.distributed import all_gather_ragged, world_size
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.fingerprint import network_fingerprint, tensors_hash
+from ..core.loss_labels import whole_numbers
 from ..core.representation import Network
 from ..core.teachers.same_outputs import near
 from .layers import part_of, vector_of
@@ -34,11 +35,15 @@ class Features:
 
     Attributes:
         values: (N, D) float32.
-        targets: (N,) int64 classes, or None.
+        targets: (N,) int64 classes, or None; those of another dtype of integers become int64.
     """
 
     values: Tensor
     targets: Tensor | None
+
+    def __post_init__(self) -> None:
+        if self.targets is not None and whole_numbers(self.targets):  # as stored; they are taken as indices
+            object.__setattr__(self, "targets", self.targets.long())
 
 
 def copied(network: Network, *, trainable: bool) -> Network:

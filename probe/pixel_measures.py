@@ -32,8 +32,7 @@ def pixel_targets(labels: Tensor, num_classes: int) -> Tensor:
         raise UsageError(
             "the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled"
         )
-    for mark in _UNLABELLED:
-        target = torch.where(target == mark, 0, target)
+    target = unmarked(target)
     if not target.numel():
         return target
     lowest, highest = torch.stack(target.aminmax()).tolist()
@@ -42,9 +41,21 @@ def pixel_targets(labels: Tensor, num_classes: int) -> Tensor:
         raise UsageError(
             f"the label maps hold class {shown}, and num_classes is {num_classes}: classes are 1 to num_classes, "
             "0, −1 and −100 are unlabelled, "
-            "and data.void names another label that is"
+            "and data.void, where the data set has it, names another label that is"
         )
     return target - 1
+
+
+def unmarked(labels: Tensor) -> Tensor:
+    """Label maps with 0 in the place of each mark of an unlabelled pixel.
+
+    Example:
+        >>> unmarked(torch.tensor([0, 2, -1, -100])).tolist()
+        [0, 2, 0, 0]
+    """
+    for mark in _UNLABELLED:
+        labels = torch.where(labels == mark, 0, labels)
+    return labels
 
 
 def confusion_of(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:

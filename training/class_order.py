@@ -132,7 +132,17 @@ def compares_classes(config: RunConfig) -> bool:
     return any(TEACHER_AGGREGATIONS[rule].compares_classes for rule in rules)
 
 
-def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str, *, placed: bool = False) -> str:
+def answer_for(
+    network: Network,
+    split: Any,
+    who: str,
+    data: str,
+    otherwise: str,
+    *,
+    placed: bool = False,
+    by_number: str = "name them, or say the place of each with class_map=[PLACE,…]",
+    others: bool = True,
+) -> str:
     """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong
     ones.
 
@@ -143,6 +153,8 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
         data: Where the split is from.
         otherwise: What to do where its classes are others.
         placed: Whether a class_map of places has brought its logits into the order of the split's classes.
+        by_number: What to do where classes cannot be matched by their numbers.
+        others: False: its others are cut off.
 
     Returns:
         What is worth knowing of the match; empty where names and numbers agree on all classes.
@@ -153,16 +165,18 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
     """
     own, count = network.recipe.get("classes"), network.recipe.get("num_classes")
     if placed:
-        return _left_over(split, count or split.num_classes, who, data, "matched by class_map")
+        if count is not None and (count < split.num_classes or (not others and count != split.num_classes)):
+            raise UsageError(f"class_map of {who} names {count} classes, and {data} has {split.num_classes}")
+        return _left_over(split, count or split.num_classes, who, data, "matched by class_map") if others else ""
     if own is None or split.classes is None:
         if count != split.num_classes:
             raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
         nameless, named = (data, who) if split.classes is None else (who, data)
-        check_numbers(
-            own or split.classes or (), named, nameless, "name them, or say the place of each with class_map=[PLACE,…]"
-        )
+        check_numbers(own or split.classes or (), named, nameless, by_number)
         return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
-    answer_as(network, split.classes, who, data, otherwise, length=count)
+    answer_as(network, split.classes, who, data, otherwise, length=count if others else None)
+    if not others and split.num_classes < len(own):
+        return f"{who} has {len(own)} classes: its probabilities are those among the {split.num_classes} of {data}"
     return _left_over(split, len(own), who, data, "matched by name")
 
 

@@ -174,7 +174,8 @@ def pixel_classes(train: Any, test: Any, where: str) -> int:
     if highest >= _MOST_PIXEL_CLASSES:
         raise UsageError(
             f"the label maps of {where} go to {highest}, as if there were as many classes: set data.void={highest} if "
-            "it stands for no label, or number the classes from 1 on, without gaps"
+            "it stands for no label (as 0 does where a data set has no such option), or number the classes from 1 on, "
+            "without gaps"
         )
     _note_unseen(train, test, None)
     return highest

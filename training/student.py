@@ -29,6 +29,7 @@ from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
+from ..models.trained_logits import untrained_logits
 from ..models.user_module import unwrapped
 from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
@@ -113,7 +114,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{path} does not say which network it is: only a student that a run wrote can be loaded without "
                 "its name"
             )
-        student = cls(recipe, _trained(Run(path.parent)), module)
+        student = cls(recipe, _trained(Run(path.parent), recipe), module)
         student._load(path)
         return student
 
@@ -237,7 +238,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
 
-def _trained(run: Run) -> dict[str, Any] | None:
+def _trained(run: Run, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a run's folder says of its training; None where there is no more than the weights."""
     history = run.history()
     if not run.config.is_file() or not history:
@@ -250,6 +251,7 @@ def _trained(run: Run) -> dict[str, Any] | None:
     return {
         "teachers": [f"{short_name(teacher['model'])} ({teacher['modality']})" for teacher in config["teachers"]],
         "objectives": {name: entry["weight"] for name, entry in config["objectives"].items()},
+        "untrained_logits": bool(untrained_logits(run.path, recipe)),
         "data": short_name(config["data"]["name"]),
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
@@ -317,6 +319,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None, changed: bool)
         origin = f"distilled from {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
         measured = ", ".join(_measured(name, value) for name, value in trained["measured"].items())
+        nothing = "nothing: no objective trained its logits" if trained.get("untrained_logits") else "nothing"
         lines += [
             f"A student {origin}, made by contrastill."
             + (" Its weights were changed after that training, so what it measured is left out." if changed else ""),
@@ -326,7 +329,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None, changed: bool)
             f"| objectives | {objectives} |",
             f"| data | {trained['data']} |",
             f"| training | {trained['epochs']} epochs, seed {trained['seed']} |",
-            *([] if changed else [f"| measured on the test split after the last epoch | {measured or 'nothing'} |"]),
+            *([] if changed else [f"| measured on the test split after the last epoch | {measured or nothing} |"]),
             f"| versions | {', '.join(f'{name} {version}' for name, version in sorted(trained['versions'].items()))} |",
             "",
         ]

@@ -155,7 +155,7 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
     assert (
         main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"]) == 2
     )
-    assert "answers with 7 classes and the data have 12" in capsys.readouterr().err
+    assert "tells 7 classes apart, and rooms has 12" in capsys.readouterr().err
     broken = build_network("resnet8", num_classes=12)
     broken.module.fc.bias.data[3] = float("inf")
     save_student(broken, tmp_path / "broken.safetensors")

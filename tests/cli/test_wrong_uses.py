@@ -36,6 +36,10 @@ def folder(four_classes, tmp_path_factory):
                     np.zeros((count, *shape), np.uint8),
                     np.arange(count) % classes,
                 )
+    for name, classes in (("cranes", ["crane", "cat", "crane", "dog"]), ("numbers", ["1", "2", "3", "4"])):
+        shutil.copy(four_classes, root / f"{name}.h5")
+        with h5py.File(root / f"{name}.h5", "a") as file:
+            file.attrs["classes"] = classes
     for place in ("empty/train/cat", "empty/val/cat", "half/cifar-100-python"):
         (root / place).mkdir(parents=True)
     for name in ("train", "test", "meta"):

@@ -139,7 +139,7 @@ def test_eight_bits_on_data_of_other_classes_leave_nothing(run, tmp_path, capsys
         )
         == 2
     )
-    assert "has 3 classes, the student 12" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+    assert "tells 12 classes apart" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
 
 
 def test_eight_bits_of_constant_images_are_named(run, tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_its_answers_are_not_compared_with_those_for_samples(runs, capsys):
 def test_teachers_of_samples_are_compared_without_it(runs, capsys):
     result = contrastill.measure_diversity(runs / "students")
     assert [network.model for network in result.networks] == ["resnet8"] and result.student is None
-    assert "so it is left out" in capsys.readouterr().err
+    assert "answers for each position: it is left out" in capsys.readouterr().err
 
 
 def test_a_picture_of_its_own_answers_may_be_named(runs, tmp_path):

@@ -9,6 +9,7 @@ from contrastill.probe.cka import MinibatchCKA, linear_cka
 from contrastill.probe.class_correlation import correlation_difference
 from contrastill.probe.features import Features, features_of
 from contrastill.probe.few_shot import few_shot
+from contrastill.probe.linear import fit_probe
 from contrastill.probe.logme import logme
 from contrastill.probe.neighbours import knn
 
@@ -37,6 +38,15 @@ def test_arrays_are_taken_for_tensors():
     cka = MinibatchCKA()
     cka.update(x, x)
     assert cka.compute() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16, np.uint16])
+def test_classes_of_any_dtype_of_integers_are_taken(dtype):
+    stored = Features(X, Y.numpy().astype(dtype) if dtype is np.uint16 else Y.to(dtype))
+    assert stored.targets.dtype == torch.int64
+    assert knn(stored, stored, k=3).top1 == knn(FEATURES, FEATURES, k=3).top1
+    assert fit_probe(stored, stored, "embedding").top1 == fit_probe(FEATURES, FEATURES, "embedding").top1
+    assert few_shot(stored, stored, shots=(2,)) == few_shot(FEATURES, FEATURES, shots=(2,))
 
 
 @pytest.mark.parametrize(

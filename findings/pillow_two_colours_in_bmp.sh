@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Pillow 13.0.0: a palette image of two colours, black and white, that Pillow itself saves as BMP comes back as other
-# pixels. It is written with 8 bits a pixel, as every palette image, and two colours in its palette; the reader concludes
-# from a palette of black and white that a pixel is one bit, and opens it in mode "1". Half of the pixels of a random
-# mask are then wrong. OpenCV 5.0.0 (opencv-python-headless 5.0.0.93) reads the same bytes right. White of 254 in place
-# of 255, or a third colour, and Pillow reads them right too.
+# pixels. It is written with 8 bits a pixel, as every palette image, and two colours in its palette; the reader takes a
+# palette of black and white for a sign that a pixel is one bit, and opens it in mode "1". Half of the pixels of a
+# random mask are then wrong. OpenCV 5.0.0 (opencv-python-headless 5.0.0.93) reads the same bytes right. White of 254 in
+# place of 255, or a third colour, and Pillow reads them right too.
 # Seen, of a random mask of 64x64: mode 1, 49.0 % of the pixels equal; with white of 254 or three colours mode P and
 # 100 %; OpenCV 100 % of all.
 set -euo pipefail

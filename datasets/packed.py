@@ -129,10 +129,11 @@ class Packed:
             spaced = evenly_spaced(rows, options.limit)
             parts = [GroupSamples(*part) for part in zip(names, groups, spaced, strict=True)]
             camera = packed_camera(file, parts, options)
-            padding, metric = options.crop_padding if augmented else 0, metres_of(camera and camera.unit) is not None
+            padding = options.crop_padding if augmented else 0
+            metric = camera is not None and metres_of(camera.unit) is not None
             images, kinds, vectors, semantic = self._read(file, parts, fields, padding, metric=metric)
             labels, num_classes, classes = self._classes(file, parts)
-            unread = unread_fields(groups[0], options.fields)
+            unread = unread_fields(groups, options.fields)
             tell_of_groups(file, options)
         if augmented:
             keep_labels(images.get(LABELS), options.label_fraction)

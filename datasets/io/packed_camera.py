@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -58,7 +58,7 @@ def stored_unit(file: h5py.File) -> Unit | None:
     """
     value = single_value(file, "depth_unit")
     if value is None or (isinstance(value, str) and value in NAMED_UNITS):
-        return value
+        return cast("Unit | None", value)
     try:
         metres = math.nan if isinstance(value, (bool, np.bool_)) else float(value)
     except (TypeError, ValueError):

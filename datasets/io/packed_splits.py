@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import h5py
@@ -110,7 +110,13 @@ def keep_labels(labels: PaddedImages | None, fraction: float) -> None:
     labels.storage[dropped] = 0
 
 
-def unread_fields(group: h5py.Group, fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Fields of images in a group that are not read, and the fields by modality that would read each too."""
-    images = [name for name, item in group.items() if isinstance(item, h5py.Dataset) and item.ndim in (3, 4)]
+def unread_fields(groups: Sequence[h5py.Group], fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Fields of images in all groups of a split that are not read, and the fields by modality that would read each
+    too.
+    """
+    images = [
+        name
+        for name in groups[0]
+        if all(isinstance(item := group.get(name), h5py.Dataset) and item.ndim in (3, 4) for group in groups)
+    ]
     return {name: {**fields, name: name} for name in images if name not in (*fields, *fields.values())}

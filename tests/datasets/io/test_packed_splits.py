@@ -216,6 +216,12 @@ def test_a_limit_is_of_all_groups_together(tmp_path, limit, places):
     assert groups_of(tmp_path, groups, target="target", limit=limit).targets.tolist() == places
 
 
+def test_fields_that_are_not_read_are_those_of_all_groups(tmp_path):
+    nir, depth = frames(1, "u1"), frames(1, "u2")
+    split = groups_of(tmp_path, {"a": {"nir": nir, "depth": depth}, "b": {"nir": nir}}, target=None)
+    assert [*split.unread] == ["nir"]
+
+
 def test_the_classes_of_a_split_are_those_of_all_its_groups(tmp_path, caplog):
     text = h5py.string_dtype()
     groups = {"a": {"target": np.array(["x"] * 3, text)}, "b": {"target": np.array(["y"] * 3, text)}}

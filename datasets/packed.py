@@ -4,66 +4,41 @@ classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
 from pydantic import Field
 
-from ..core.classes import note_repeated
 from ..core.config.fields import RESUMABLE
+from ..core.depth_marks import metres_of
 from ..core.errors import UsageError
 from ..core.label_vectors import Labels
 from ..core.registry import DATASETS
 from .io.camera import UNIT_HELP, Unit, warn_of_unit
-from .io.channel_order import check_channel_order
 from .io.file_views import LABELS
-from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
+from .io.hdf5 import SUFFIXES, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
+from .io.packed_attributes import class_names
 from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
+from .io.packed_groups import GroupSamples, check_alike, evenly_spaced, joined_labels
+from .io.packed_images import label_rule, read_images, read_label_maps
 from .io.packed_splits import (
     USUAL_GROUPS,
     GroupNames,
     group_names,
-    joined_groups,
     keep_labels,
     lacks_labels,
     split_group,
     tell_of_groups,
     unread_fields,
 )
-from .io.value_range import check_unit_range
-from .io.values import (
-    AUTO,
-    NEGATIVE_MARKS,
-    NO_LABEL,
-    RGB,
-    VECTORS_HELP,
-    VOID_HELP,
-    LabelRule,
-    Void,
-    check_vectors,
-    number_kind,
-    vectors_among,
-    vectors_of_array,
-    warn_once,
-)
+from .io.values import AUTO, VECTORS_HELP, VOID_HELP, Void, number_kind, vectors_among, warn_once
 from .io.views import PaddedImages
 
-# Stored dtype of a field of images -> dtype in memory. Sixteen bits become float32, which represents them exactly.
-_IMAGE_DTYPES = {
-    "uint8": torch.uint8,
-    "int8": torch.float32,
-    "uint16": torch.float32,
-    "int16": torch.float32,
-    "float16": torch.float32,
-    "float32": torch.float32,
-    "float64": torch.float32,
-}
-_ROWS_AT_ONCE = 4096
 _CLASS_FIELDS = ("label", "labels", "targets", "class", "classes", "y")
 
 
@@ -141,39 +116,24 @@ class Packed:
         """
         options, augmented = self.options, split == "train"
         names = group_names(options.splits, split)
-        if not names:
-            with open_packed(options.path):  # Or there is no such file, which is another thing.
-                return None
-        if len(names) > 1:
-            return joined_groups(options, split, lambda own: Packed(own).open(split))
         with open_packed(options.path) as file:
-            if names and lacks_labels(file, names[0], options):
-                fields = {key: field for key, field in options.fields.items() if key != LABELS}
-                return Packed(options.model_copy(update={"fields": fields})).open(split)
-            group = split_group(file, options.splits, split)
-            rows = self._rows(group, split)
+            if not names:  # Opened all the same: that there is no such file is another thing.
+                return None
+            groups = [split_group(file, name, split) for name in names]
+            lacking = [lacks_labels(file, name, options) for name in names]
+            fields = self._fields(unlabelled=all(lacking))
+            rows = [
+                self._rows(name, group, split, self._fields(unlabelled=lacks))
+                for name, group, lacks in zip(names, groups, lacking, strict=True)
+            ]
+            spaced = evenly_spaced(rows, options.limit)
+            parts = [GroupSamples(*part) for part in zip(names, groups, spaced, strict=True)]
+            camera = packed_camera(file, parts, options)
             padding = options.crop_padding if augmented else 0
-            semantic = class_names(file, options.semantic_names) if LABELS in options.fields else None
-            vectors = self._vectors(file, group)
-            images = {
-                modality: self._label_maps(file, group, name, rows, padding, semantic)
-                if modality == LABELS
-                else self._images(group, name, rows, padding, rgb=modality == RGB, vectors=modality in vectors)
-                for modality, name in options.fields.items()
-            }
-            for modality, name in options.fields.items():
-                marks: tuple[int | None, ...] = (0, *NEGATIVE_MARKS)
-                void = {LABELS: (*marks, LabelRule.of(options.void).void), "depth": marks}.get(modality, ())
-                check_coding(group[name], location(group, name), [value for value in void if value is not None])
-            kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
-            labels, num_classes, classes = Labels(None, None), None, None
-            if self.options.target is not None and self._labelled(group):
-                groups = [name for each in options.splits for name in group_names(options.splits, each)]
-                # Names of pixel classes are none of the samples'.
-                named = options.semantic_names != "classes"
-                labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows, named=named)
-            camera = packed_camera(file, group, options)
-            unread = unread_fields(group, options.fields)
+            metric = camera is not None and metres_of(camera.unit) is not None
+            images, kinds, vectors, semantic = self._read(file, parts, fields, padding, metric=metric)
+            labels, num_classes, classes = self._classes(file, parts)
+            unread = unread_fields(groups, options.fields)
             tell_of_groups(file, options)
         if augmented:
             keep_labels(images.get(LABELS), options.label_fraction)
@@ -188,6 +148,51 @@ class Packed:
             )
         return opened
 
+    def _fields(self, *, unlabelled: bool) -> dict[str, str]:
+        """Modality -> field, of groups that have no label maps without these."""
+        return {key: field for key, field in self.options.fields.items() if key != LABELS or not unlabelled}
+
+    def _all_groups(self) -> list[str]:
+        """The groups of both splits."""
+        return [name for each in self.options.splits for name in group_names(self.options.splits, each)]
+
+    def _read(
+        self, file: h5py.File, parts: Sequence[GroupSamples], fields: Mapping[str, str], padding: int, *, metric: bool
+    ) -> tuple[dict[str, PaddedImages], dict[str, str], tuple[str, ...], list[str] | None]:
+        """Images by modality, the kinds of numbers that they are stored as, which are vectors, and the names of the
+        values of label maps; ``metric`` says whether depth is of one known unit.
+        """
+        options, vectors = self.options, self._vectors(file, parts[0].group)
+        names = class_names(file, options.semantic_names) if LABELS in fields else None
+        images, kinds = {}, {}
+        for modality, field in fields.items():
+            if modality == LABELS:
+                rule = label_rule(file, self._all_groups(), field, options.void, names)
+                images[modality] = read_label_maps(
+                    file, parts, field, padding, rule=rule, names=names, attribute=options.semantic_names
+                )
+            else:
+                of_one_unit, is_vectors = metric and modality == "depth", modality in vectors
+                images[modality] = read_images(
+                    parts, field, modality, padding, vectors=is_vectors, of_one_unit=of_one_unit
+                )
+            stored = {number_kind(part.group[field].dtype) for part in parts if field in part.group}
+            if len(stored) == 1:  # Of several kinds it is that of what is read.
+                kinds[modality] = stored.pop()
+        return images, kinds, vectors, names
+
+    def _classes(self, file: h5py.File, parts: Sequence[GroupSamples]) -> tuple[Labels, int | None, list[str] | None]:
+        """Labels of the samples, the number of classes of the data set, and their names."""
+        target, labelled = self.options.target, [self._labelled(part.group) for part in parts]
+        if target is None or not any(labelled):
+            return Labels(None, None), None, None
+        check_alike(parts, target, labelled)
+        training = group_names(self.options.splits, "train")
+        # Names of pixel classes are none of the samples'.
+        named = self.options.semantic_names != "classes"
+        labels, count, classes = read_classes(file, target, self._all_groups(), training, named=named)
+        return joined_labels(labels, parts), count, classes
+
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
@@ -196,34 +201,27 @@ class Packed:
             f"{location(group, name)} does not exist: fields there are {available}; choose with data.{option}=NAME"
         )
 
-    def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
-        """The rows that are read; raises where the fields disagree on how many there are."""
-        names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
+    def _rows(self, name: str, group: h5py.Group, split: str, fields: Mapping[str, str]) -> slice | np.ndarray:
+        """The rows of a group that are of the split; raises where the fields disagree on how many there are."""
+        names = {field: self._field(group, field, f"fields.{modality}") for modality, field in fields.items()}
         target = self.options.target
         if target is not None and self._labelled(group):
             names[target] = group[target]
-        counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
+        counts = {key: field.shape[0] if field.shape else 0 for key, field in names.items()}
         if len(set(counts.values())) > 1:
             raise UsageError(
                 f"fields of {location(group)} differ in length: "
-                f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
+                f"{', '.join(f'{key} {count}' for key, count in counts.items())}"
             )
         count = next(iter(counts.values()))
         if not count:
             raise UsageError(f"{location(group)} has no samples")
-        limit = self.options.limit
-        rows = self._block(count, group, split)
-        available = count if rows is None else len(rows)
-        if limit is None or limit >= available:
-            return slice(0, count) if rows is None else rows
-        chosen = np.arange(limit) * available // limit
-        return chosen if rows is None else rows[chosen]
-
-    def _block(self, count: int, group: h5py.Group, split: str) -> np.ndarray | None:
-        """The rows of this split where training and testing share a group; None is all."""
-        name = group_names(self.options.splits, split)[0]
         if name not in group_names(self.options.splits, "test" if split == "train" else "train"):
-            return None
+            return slice(0, count)
+        return self._block(count, name, group, split)
+
+    def _block(self, count: int, name: str, group: h5py.Group, split: str) -> np.ndarray:
+        """The rows of this split where training and testing share a group."""
         if self.options.blocks is None:
             raise UsageError(
                 f"data.splits: train and test are both {name!r}: set data.blocks, such as 20, to hold out "
@@ -239,7 +237,7 @@ class Packed:
 
     def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
         """Modalities that are vectors: from the options, from the file, or by their names."""
-        fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
+        fields = {modality: group[name].shape for modality, name in self.options.fields.items() if name in group}
         stored = class_names(file, "vectors")
         named = (
             self.options.vectors
@@ -249,88 +247,6 @@ class Packed:
         return vectors_among(
             named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()}
         )
-
-    def _label_maps(
-        self,
-        file: h5py.File,
-        group: h5py.Group,
-        name: str,
-        rows: slice | np.ndarray,
-        padding: int,
-        names: list[str] | None,
-    ) -> PaddedImages:
-        """Label maps, 0 for every void label: uint8 as such, wider ones int32."""
-        field = group[name]
-        if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
-            raise UsageError(
-                f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)"
-            )
-        rule = self._label_rule(file, name, names)
-        note_repeated(names or (), f"{file.filename}: {self.options.semantic_names}")
-        if names and names[0].lower() not in NO_LABEL:
-            warn_once(
-                f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, "
-                f"{names[0]}, is its name: if it is a class, add 1 to all"
-            )
-        count, height, width = field.shape[:3]
-        num_rows = count if isinstance(rows, slice) else len(rows)
-        images = PaddedImages.zeros(
-            num_rows, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
-        )
-        for begin in range(0, num_rows, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
-            values = field[part if isinstance(rows, slice) else rows[part]]
-            rule.warn_of_void([values], f"{file.filename}: {name}")
-            images.interior[part] = torch.from_numpy(rule(values, location(group, name)).reshape(-1, height, width, 1))
-        return images
-
-    def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
-        """Which labels are void: by the options, the file, or the labels of all splits."""
-        explicit = self.options.void != AUTO
-        if not explicit and file.attrs.get("void") == "none":
-            return LabelRule.of(None, names)
-        seen = 0
-        if not explicit and names is None:
-            for key in (name for each in self.options.splits for name in group_names(self.options.splits, each)):
-                field = file[key].get(name) if isinstance(file.get(key), h5py.Group) else None
-                if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
-                    pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))
-                    seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
-        return LabelRule.of(self.options.void, names, seen)
-
-    def _images(
-        self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool
-    ) -> PaddedImages:
-        field = group[name]
-        count, *shape = field.shape
-        where = f"{location(group, name)} is {field.dtype} {field.shape}"
-        if len(shape) == 3 and not rgb:
-            order, way = "images are (N, H, W, channels)", "store channels last, as values.transpose(0, 2, 3, 1)"
-            check_channel_order(name, shape, f"{where}, and {order}", way, first=False)
-        if len(shape) not in (2, 3) or (rgb and max(shape[2:], default=1) > 4):
-            raise UsageError(
-                f"{where}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W); more channels, last, are "
-                f"read under another name, as data.fields={{multispectral: {name}}}"
-            )
-        dtype = _IMAGE_DTYPES.get(field.dtype.name)
-        if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
-            allowed = "rgb is uint8, or floats in [0, 1]" if rgb else f"maps are {', '.join(_IMAGE_DTYPES)}"
-            raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
-        height, width, channels = (*shape, 1)[:3]
-        num_rows = count if isinstance(rows, slice) else len(rows)
-        images = PaddedImages.zeros(num_rows, height, width, channels, dtype=dtype, padding=padding)
-        # In pieces, so that no second copy of the whole split is ever in memory.
-        for begin in range(0, num_rows, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
-            values = field[part if isinstance(rows, slice) else rows[part]]
-            if vectors:
-                check_vectors(name, values, location(group))
-            if rgb and dtype is not torch.uint8:
-                check_unit_range(values, location(group, name))
-            if dtype is not torch.uint8:
-                values = vectors_of_array(values) if vectors else values.astype(np.float32)
-            images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))
-        return images
 
     def _labelled(self, group: h5py.Group) -> bool:
         """Whether there are classes: the default field may be missing, another one from the options may not."""

@@ -1,4 +1,4 @@
-"""Opening packed files, and the words that their errors use; loads no torch."""
+"""Opening packed files, and the words that their errors use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -41,22 +42,6 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
         raise ContrastillError(
             f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})"
         ) from error
-
-
-def class_names(file: h5py.Group, attribute: str = "classes") -> list[str] | None:
-    """The attribute ``classes`` of a file or group, or another one, as strings; None where there is none.
-
-    Raises:
-        UsageError: It is one text or number, and no list of names.
-    """
-    names = file.attrs.get(attribute)
-    if names is not None and np.ndim(names) != 1:
-        shown = str(names)[:40]
-        raise UsageError(
-            f"{file.file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as "
-            f"file.attrs[{attribute!r}] = ['a', 'b']"
-        )
-    return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def check_coding(
@@ -95,11 +80,12 @@ def check_coding(
         value = field.attrs.get(attribute)
         if value is not None and np.any(np.asarray(value) != plain):
             raise UsageError(
-                f"{where} has the attribute {attribute} = {np.asarray(value).ravel()[0]:g}, which is not applied here: "
+                f"{where} has the attribute {attribute} = {_shown(value)}, which is not applied here: "
                 "store the decoded values, and delete the attribute"
             )
     for attribute in ("_FillValue", "missing_value"):
         values = np.asarray(field.attrs.get(attribute, np.nan)).ravel()
+        values = values[:0] if values.dtype.kind not in "iufb" else values  # a text is no value of a number's field
         if labels is not None:
             if np.isin(values, labels).any():
                 raise UsageError(
@@ -111,6 +97,12 @@ def check_coding(
                 f"{where} has the attribute {attribute} = {values[0]:g}, which would be read as a value: store NaN in "
                 "its place, and delete the attribute"
             )
+
+
+def _shown(attribute: Any) -> str:
+    """The first value of an attribute, for messages."""
+    values = np.asarray(attribute).ravel()
+    return f"{values[0]:g}" if values.dtype.kind in "iufb" else str(values[0])
 
 
 def location(group: h5py.Group, field: str | None = None) -> str:

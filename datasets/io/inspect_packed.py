@@ -1,4 +1,4 @@
-"""What a packed HDF5 file holds, read to its last value, so that a damaged one is found out; loads no torch."""
+"""What a packed HDF5 file holds, read to its last value, so that a damaged one is found out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .hdf5 import class_names, open_packed
+from .hdf5 import open_packed
+from .packed_attributes import class_names
+from .packed_camera import stored_intrinsics, stored_unit
 
 _BYTES_AT_ONCE = 1 << 26
 
@@ -29,17 +31,14 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
         for the target, ``classes`` and ``per_class``.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or its ``classes``, ``depth_unit`` or ``intrinsics`` are none.
         ContrastillError: It is truncated or damaged.
     """
     with open_packed(path) as file:
         splits = {name: _split(group, target) for name, group in file.items() if isinstance(group, h5py.Group)}
         named = {name: class_names(file, name) for name in ("classes", "semantic_classes")}
-        unit, intrinsics = file.attrs.get("depth_unit"), file.attrs.get("intrinsics")
-        camera = {
-            "depth_unit": float(unit) if isinstance(unit, (int, float)) else None if unit is None else str(unit),
-            "intrinsics": None if intrinsics is None else np.ravel(intrinsics).tolist(),
-        }
+        intrinsics = stored_intrinsics(file)
+        camera = {"depth_unit": stored_unit(file), "intrinsics": None if intrinsics is None else list(intrinsics)}
         return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, **named, **camera, "splits": splits}
 
 
@@ -55,7 +54,7 @@ def _split(group: h5py.Group, target: str) -> dict[str, Any]:
 
 def _field(field: h5py.Dataset, *, is_target: bool) -> dict[str, Any]:
     numeric = field.dtype.kind in "iufb"
-    description: dict[str, Any] = {"shape": list(field.shape), "dtype": field.dtype.name if numeric else "text"}
+    description: dict[str, Any] = {"shape": list(field.shape or ()), "dtype": field.dtype.name if numeric else "text"}
     ranges = [(part.min().item(), part.max().item()) for part in _parts(field) if numeric and part.size]
     if ranges:
         description |= {"min": min(low for low, _ in ranges), "max": max(high for _, high in ranges)}
@@ -67,6 +66,8 @@ def _field(field: h5py.Dataset, *, is_target: bool) -> dict[str, Any]:
 
 def _parts(field: h5py.Dataset) -> Iterator[np.ndarray]:
     """The values in pieces of bounded size, without NaN and infinities."""
+    if field.shape is None:  # declared without a dataspace
+        return
     rows = max(1, _BYTES_AT_ONCE // max(1, field.nbytes // max(1, len(field)))) if field.shape else 1
     for begin in range(0, len(field) if field.shape else 1, rows):
         part = np.asarray(field[begin : begin + rows] if field.shape else field[()])

@@ -1,20 +1,17 @@
-"""A split of a packed file from one group or from several, of which some are unlabelled."""
+"""Which groups of a packed file make up a split, and which fields and labels of them are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import h5py
 import torch
 from pydantic import AfterValidator
 
-from ...core.classes import listed
 from ...core.errors import UsageError
 from .file_views import LABELS
 from .folders import tell_of_unread
-from .hdf5 import open_packed
-from .in_memory import TensorSplit
 from .views import PaddedImages
 
 USUAL_GROUPS = {"train": "train", "test": "test"}
@@ -36,13 +33,12 @@ def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> lis
     return [names] if isinstance(names, str) else list(names or ())
 
 
-def split_group(file: h5py.File, splits: Mapping[str, str | list[str] | None], split: str) -> h5py.Group:
-    """The group of a split, which has a name.
+def split_group(file: h5py.File, name: str, split: str) -> h5py.Group:
+    """A group of a split.
 
     Raises:
-        UsageError: The file has none, or it is a link to nothing.
+        UsageError: The file has none of the name, or it is a link to nothing.
     """
-    name = group_names(splits, split)[0]
     groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
     if name in groups:
         return file[name]
@@ -84,86 +80,6 @@ def lacks_labels(file: h5py.File, name: str, options: Any) -> bool:
     return any(isinstance(file.get(other), h5py.Group) and field in file[other] for other in others)
 
 
-def joined_groups(options: Any, split: str, opened: Callable[[Any], TensorSplit | None]) -> TensorSplit:
-    """Several groups as one split; a group without label maps, where another one has them, is unlabelled.
-
-    Args:
-        options: Of the packed file; ``splits`` names several groups for this split.
-        split: ``"train"`` or ``"test"``.
-        opened: Opens the split with options that name one group.
-    """
-    names, other = group_names(options.splits, split), "test" if split == "train" else "train"
-    with open_packed(options.path) as file:
-        lacking = [name for name in names if lacks_labels(file, name, options)]
-    # What is held out for testing of a group is decided by the names of the other split.
-    others = group_names(options.splits, other)
-    parts = []
-    for name in names:
-        fields = {key: field for key, field in options.fields.items() if key != LABELS or name not in lacking}
-        splits = {split: name, other: name if name in others else next(iter(others), None)}
-        part = opened(options.model_copy(update={"splits": splits, "fields": fields, "label_fraction": 1.0}))
-        assert part is not None, "the group has a name"
-        parts.append(part)
-    whole = joined(parts)
-    if split == "train":
-        keep_labels(whole.images.get(LABELS), options.label_fraction)
-    return whole
-
-
-def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
-    """Several splits as one, one after the other; samples of a part without label maps are unlabelled.
-
-    Raises:
-        UsageError: They differ in the sizes of their images, in the kinds of their labels, in the names of their
-            classes or in their cameras.
-    """
-    first = next((part for part in parts if LABELS in part.images), parts[0])
-    for part in parts:
-        for name, shape in first.modalities.items():
-            if name != LABELS and part.modalities.get(name) != shape:
-                raise UsageError(
-                    f"the groups of data.splits differ in {name}: {shape} and {part.modalities.get(name)}: give groups "
-                    "of one size"
-                )
-        if (part.targets is None) != (first.targets is None) or part.camera != first.camera:
-            what = "unit or intrinsics of depth" if part.camera != first.camera else "whether they have classes"
-            raise UsageError(
-                f"the groups of data.splits differ in {what}: set data.target=null, or one data.depth_unit"
-            )
-        if part.classes != first.classes:
-            names = [listed(each.classes or ()) or "none" for each in (first, part)]
-            raise UsageError(
-                f"the groups of data.splits differ in the names of their classes: {names[0]}, and {names[1]}: number "
-                "all by one list, and write it as file.attrs['classes']"
-            )
-    images = {}
-    for name, stored in first.images.items():
-        pieces = [
-            torch.zeros(part.num_samples, *stored.storage.shape[1:], dtype=stored.storage.dtype)
-            if name not in part.images
-            else part.images[name].storage.to(stored.storage.dtype)
-            for part in parts
-        ]
-        images[name] = PaddedImages(torch.cat(pieces), stored.padding)
-
-    def whole(field: str) -> torch.Tensor | None:
-        values = [getattr(part, field) for part in parts]
-        return None if values[0] is None else torch.cat(values)
-
-    return TensorSplit(
-        images,
-        targets=whole("targets"),
-        label_vectors=whole("label_vectors"),
-        num_classes=None if first.num_classes is None else max(part.num_classes or 0 for part in parts),
-        classes=first.classes,
-        flip=first.flip,
-        camera=first.camera,
-        semantic_classes=first.semantic_classes,
-        vectors=first.vectors,
-        kinds=first.kinds,
-    )
-
-
 def keep_labels(labels: PaddedImages | None, fraction: float) -> None:
     """Take the label maps of all but a share of the labelled samples away, in place; those that stay are evenly
     spaced.
@@ -194,7 +110,13 @@ def keep_labels(labels: PaddedImages | None, fraction: float) -> None:
     labels.storage[dropped] = 0
 
 
-def unread_fields(group: h5py.Group, fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Fields of images in a group that are not read, and the fields by modality that would read each too."""
-    images = [name for name, item in group.items() if isinstance(item, h5py.Dataset) and item.ndim in (3, 4)]
+def unread_fields(groups: Sequence[h5py.Group], fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Fields of images in all groups of a split that are not read, and the fields by modality that would read each
+    too.
+    """
+    images = [
+        name
+        for name in groups[0]
+        if all(isinstance(item := group.get(name), h5py.Dataset) and item.ndim in (3, 4) for group in groups)
+    ]
     return {name: {**fields, name: name} for name in images if name not in (*fields, *fields.values())}

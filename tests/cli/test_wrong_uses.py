@@ -40,6 +40,9 @@ def folder(four_classes, tmp_path_factory):
         shutil.copy(four_classes, root / f"{name}.h5")
         with h5py.File(root / f"{name}.h5", "a") as file:
             file.attrs["classes"] = classes
+    shutil.copy(root / "three.h5", root / "mixed.h5")
+    with h5py.File(root / "mixed.h5", "r+") as file:
+        file["more/rgb"], file["more/target"] = np.zeros((48, 16, 16, 3), np.float32), np.arange(48) % 3
     for place in ("empty/train/cat", "empty/val/cat", "half/cifar-100-python"):
         (root / place).mkdir(parents=True)
     for name in ("train", "test", "meta"):

@@ -169,9 +169,10 @@ def _too_many_channels(path: Path, what: str, values: np.ndarray, image: bool) -
             f"{path} is {values.dtype} {values.shape}, and {what} is (height, width), or (height, width, 1): save its "
             "entry [0]"
         )
-    way = (
-        "save greys" if image else f"it is {values.shape} (height, width, channels), so save the channel that is meant"
-    )
+    if not image:
+        way = f"it is {values.shape} (height, width, channels), so save the channel that is meant"
+    else:
+        way = "save it as greys" if what == "depth" else "save the numbers of its classes, as greys or with a palette"
     return f"{path} has {values.shape[2]} channels: {what} has one; {way}"
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import unicodedata
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -15,28 +11,21 @@ from ..core.config.fields import Side
 from ..core.errors import UsageError, looked_in
 from ..core.recognition import recognised
 from ..core.registry import DATASETS
+from .io.class_folders import (
+    ClassImages,
+    classes_of,
+    holds_images,
+    images_of,
+    images_of_split,
+    tell_of_other_folders,
+)
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
-from .io.folders import (
-    SPLITS,
-    check_links,
-    folders_in,
-    has_splits,
-    is_free,
-    is_hidden,
-    split_folder,
-    split_folders,
-    tell_of_unread,
-    test_folder,
-    walk,
-)
-from .io.images import IMAGE_SUFFIXES, warn_of_files
+from .io.folders import SPLITS, folders_in, has_splits, is_free, split_folder, split_folders, test_folder
 from .io.kept_for_testing import hash_fraction, nothing_left, tell_of_share
-from .io.modality_folders import Layout, are_all_modalities, layout_of
+from .io.modality_folders import Layout, layout_of
 from .io.unnamed_splits import check_no_splits
 from .io.view_options import FileOptions
-
-log = logging.getLogger(__name__)
 
 
 @DATASETS.register("image_folder")
@@ -72,8 +61,6 @@ class ImageFolder:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.root = Path(options.path).expanduser()
-        self._passed_over: Counter[str] = Counter()
-        self._loose: list[Path] = []
 
     @staticmethod
     def recognises(path: str) -> bool:
@@ -91,9 +78,9 @@ class ImageFolder:
         folders = folders_in(root)
         if train:
             # Without a test split too: opened, it says how that has to be called.
-            return any(_holds_images(where / name) for where in train for name in folders_in(where))
+            return any(holds_images(where / name) for where in train for name in folders_in(where))
         # A few say enough: a folder may have thousands.
-        return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
+        return len(folders) > 1 and all(is_free(root / name) and holds_images(root / name) for name in folders[:8])
 
     def open(self, split: str) -> FileSplit:
         """List ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever augmented."""
@@ -104,16 +91,11 @@ class ImageFolder:
             what = "is a file, not a folder of images" if self.root.exists() else missing
             raise UsageError(f"{self.root} {what}: set data.path")
         options = self.options
-        classes, files = self._list(split)
+        classes, images = self._list(split)
         # Where both splits are of the same folders, once is enough.
-        if split == "train" or (self.root / "train").is_dir():
-            warn_of_files(self.root, self._passed_over)
-            if self._loose:
-                log.warning(
-                    "images in no folder of a class are passed over, %d such as %s: move each into that of its class",
-                    len(self._loose),
-                    self._loose[0],
-                )
+        if split == "train" or has_splits(self.root):
+            images.tell_of_others()
+        files = images.files
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         pictures, targets = (
@@ -122,8 +104,8 @@ class ImageFolder:
         )
         return FileSplit.from_options(pictures, targets, classes, options, options.size, training=split == "train")
 
-    def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
-        """The classes, and the split's (path below the root, class), sorted by class, then path."""
+    def _list(self, split: str) -> tuple[list[str], ClassImages]:
+        """The classes, and the images of the split."""
         # A test folder without train beside it is no class: train is missed.
         prepared = has_splits(self.root)
         train = split_folder(self.root, "train") if prepared else self.root
@@ -133,40 +115,19 @@ class ImageFolder:
                 f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, "
                 f"or CLASS/*.jpg; to measure on {alone.name} alone, data.path={alone} data.test_fraction=1"
             )
-        classes = sorted(class_folders(train))
-        if not classes:
-            raise UsageError(
-                f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside "
-                "train, or CLASS/*.jpg"
-            )
-        if are_all_modalities(classes):
-            raise UsageError(
-                f"{train} has folders {', '.join(classes)}, which are modalities of aligned files rather than classes: "
-                "read it with data.name=paired_folder, or call the folders otherwise"
-            )
+        classes = classes_of(train)
         if not prepared:
             if not self.options.folders_are_classes:
                 check_no_splits(self.root, classes)
-            return classes, self._hash_split(classes, split)
-        self._tell_of_unread(train)
+            images = images_of(self.root, self.root, classes, complete=True)
+            images.files = self._hash_split(classes, images.files, split)
+            return classes, images
+        tell_of_other_folders(self.root, train)
         where = train if split == "train" else test_folder(self.root, train)
-        strange = sorted(class_folders(where).keys() - {*classes})
-        if strange:
-            raise UsageError(
-                f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders "
-                "of train's classes first"
-            )
-        return classes, self._images(where, classes, complete=split == "train")
+        return classes, images_of_split(self.root, where, classes, training=split == "train")
 
-    def _tell_of_unread(self, train: Path) -> None:
-        """Log what lies beside the splits."""
-        splits = [folder.name for folder in (train, split_folder(self.root, "test")) if folder is not None]
-        beside = [name for name in folders_in(self.root) if name not in splits and _holds_images(self.root / name)]
-        tell_of_unread(self.root, beside + _loose_images(self.root), splits)
-
-    def _hash_split(self, classes: list[str], split: str) -> list[tuple[str, int]]:
+    def _hash_split(self, classes: list[str], files: list[tuple[str, int]], split: str) -> list[tuple[str, int]]:
         """The images of ``split`` where there are folders of classes alone."""
-        files = self._images(self.root, classes, complete=True)
         parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
         for name, target in files:
             parts["test" if hash_fraction(name) < self.options.test_fraction else "train"].append((name, target))
@@ -183,63 +144,3 @@ class ImageFolder:
             )
             raise nothing_left(self.root, "images", self.options.test_fraction, short)
         return parts[split]
-
-    def _images(self, where: Path, classes: list[str], *, complete: bool) -> list[tuple[str, int]]:
-        """(path below the root, class) of the images of these classes."""
-        files = []
-        self._passed_over = Counter()
-        loose = self._loose = [where / name for name in _loose_images(where)]
-        folders = class_folders(where)
-        for target, name in enumerate(classes):
-            # A class may be missing among those to test on.
-            files_in_class = list(walk(folders.get(name, where / name), ("",)))
-            # Compared by parts and not by characters, so that the order does not hang on the separator.
-            images = sorted(
-                (path for path in files_in_class if path.name.lower().endswith(IMAGE_SUFFIXES)),
-                key=lambda path: path.parts,
-            )
-            if len(images) < len(files_in_class):
-                self._passed_over.update(
-                    path.suffix.lower() for path in files_in_class if not path.name.lower().endswith(IMAGE_SUFFIXES)
-                )
-            if complete and not images:
-                raise UsageError(
-                    f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder"
-                )
-            files += [(path.relative_to(self.root).as_posix(), target) for path in images]
-        if not files:
-            beside = f", and {loose[0].name} in none: move it into the folder of its class" if loose else ""
-            raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes{beside}")
-        return files
-
-
-def _loose_images(where: Path) -> list[str]:
-    """Names of the images directly in a folder of classes."""
-    with os.scandir(where) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
-        )
-
-
-def class_folders(root: Path) -> dict[str, Path]:
-    """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write
-    another one, which looks the same.
-
-    Raises:
-        UsageError: Two folders have one name, or one is a link to nothing.
-    """
-    check_links(root)
-    folders_by_name: dict[str, Path] = {}
-    for name in folders_in(root):
-        if folders_by_name.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
-            raise UsageError(
-                f"{root} has two folders {name}, whose accents are coded in different ways: move the images of "
-                "one into the other"
-            )
-    return folders_by_name
-
-
-def _holds_images(folder: Path) -> bool:
-    return next(walk(folder), None) is not None

@@ -20,6 +20,7 @@ from .io.folder_reader import FolderReader
 from .io.folders import (
     SPLITS,
     check_links,
+    composed,
     folders_in,
     has_splits,
     is_free,
@@ -179,10 +180,14 @@ class PairedFolder:
         prepared = prepared or paths is not None
         paths = paths or folders
         by_stem = {name: _files(where / path) for name, path in paths.items()}
-        stems = _partners(where, by_stem, folders, paths)
+        _check_partners(where, by_stem, folders, paths)
+        # Ordered and held out by the names as they are stored, whatever the form of their accents.
+        first = next(iter(by_stem))
+        stored = {stem: stem_of(file, where / paths[first]) for stem, file in by_stem[first].items()}
+        stems = sorted(stored, key=lambda stem: PurePosixPath(stored[stem]).parts)
         if not prepared:
             total, fraction = len(stems), self.options.test_fraction
-            stems = [stem for stem in stems if (hash_fraction(stem) < fraction) == (split == "test")]
+            stems = [stem for stem in stems if (hash_fraction(stored[stem]) < fraction) == (split == "test")]
             if split == "test":
                 tell_of_share(self.root, len(stems), total, "samples", fraction)
             if not stems:
@@ -252,9 +257,15 @@ def _files(folder: Path) -> dict[str, Path]:
             raise UsageError(
                 f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
             )
-        other = files.setdefault(stem_of(file, folder), file)
+        # Accents in one form: modalities that were written on two systems may differ in it.
+        other = files.setdefault(composed(stem_of(file, folder)), file)
         if other != file:
             first, second = sorted((other.name, file.name))
+            if stem_of(other, folder) != stem_of(file, folder):
+                raise UsageError(
+                    f"{file.parent} holds {first} and {second}, whose accents are coded in different ways, and which "
+                    "would both be the same sample's: remove one"
+                )
             raise UsageError(
                 f"{file.parent} holds {first} and {second}, which would both be the same sample's: remove one"
             )
@@ -265,10 +276,14 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _partners(
+def _check_partners(
     where: Path, listed: dict[str, dict[str, Path]], folders: dict[str, str], paths: dict[str, str]
-) -> list[str]:
-    """The stems of the samples, sorted by path; raises where a modality lacks one."""
+) -> None:
+    """Refuse files without a partner.
+
+    Raises:
+        UsageError: A modality lacks one.
+    """
     everything = set().union(*listed.values())
     first, *others = listed
     for name in others:
@@ -290,4 +305,3 @@ def _partners(
                 f"{unpaired} has no partner of {name}, {where / paths[name] / lacking}.*{more}: add it, or move the "
                 f"former away{without}"
             )
-    return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

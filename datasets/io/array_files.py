@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,10 @@ from PIL import Image
 from ...core.errors import ContrastillError, UsageError
 from .channel_order import check_channel_order
 from .file_views import LABELS
-from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
+from .image_values import beyond_float32, lossy, orientation, stored_values
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
+from .tiff_values import open_image
+from .unread_kind import UnreadKind
 from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
@@ -149,9 +150,8 @@ def read_file(
         way = f"save {modality}.transpose(1, 2, 0)"
         check_channel_order(modality, values.shape, where, way, first=False)
     if modality in ("depth", LABELS) and values.ndim == 3:
-        raise ContrastillError(
-            f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one"
-        )
+        what = "depth" if modality == "depth" else "a label map"
+        raise ContrastillError(_too_many_channels(path, what, values, image))
     if modality == LABELS:
         return _labels(path, values, void), turned
     if beyond_float32(values):
@@ -160,6 +160,20 @@ def read_file(
             "to 16777216: save it as floats"
         )
     return values, turned
+
+
+def _too_many_channels(path: Path, what: str, values: np.ndarray, image: bool) -> str:
+    """The message on depth or a label map (H, W, C)."""
+    if not image and values.shape[0] == 1:
+        return (
+            f"{path} is {values.dtype} {values.shape}, and {what} is (height, width), or (height, width, 1): save its "
+            "entry [0]"
+        )
+    if not image:
+        way = f"it is {values.shape} (height, width, channels), so save the channel that is meant"
+    else:
+        way = "save it as greys" if what == "depth" else "save the numbers of its classes, as greys or with a palette"
+    return f"{path} has {values.shape[2]} channels: {what} has one; {way}"
 
 
 def _labels(path: Path, values: np.ndarray, void: int | None) -> np.ndarray:
@@ -187,7 +201,7 @@ def _opened(path: Path, content: Content | None = None) -> Iterator[tuple[Image.
     encoded = b""
     try:
         encoded = content if isinstance(content, bytes) else path.read_bytes()
-        image = Image.open(io.BytesIO(encoded))
+        image = open_image(encoded)
         if image.format not in _FORMATS:
             raise UnreadKind(f"is a {image.format}, whatever its name says: save it as PNG, TIFF or .npy")
         yield image, encoded

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 SAMPLED = 16
 """Samples from which the size of all is estimated, and by whose bytes sets of one listing are told apart."""
-_VERSION = 3
+# Raised too where a file is decoded to other values than before.
+_VERSION = 4
 # part 0: the file is not there yet. channels 0: (height, width), without a third side.
 _ENTRY = np.dtype(
     [

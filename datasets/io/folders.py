@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -100,6 +101,11 @@ def tell_of_unread(where: Path | str, unread: Sequence[str], read: Sequence[str]
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the data: hidden, or left there by an operating system or an archive."""
     return name.startswith(".") or name in _LEFT_BY_SYSTEMS
+
+
+def composed(name: str) -> str:
+    """A name with its accents in one form (NFC): macOS may write another one, which looks the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:

@@ -7,35 +7,30 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any, cast
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
-from ...core.errors import ContrastillError
-
-# Tags of TIFF.
-_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = (
-    254,
-    256,
-    257,
-    258,
-    262,
-    274,
-    277,
-    284,
-    339,
+from .bmp_values import misread_bmp
+from .tiff_values import (
+    HEIGHT,
+    ORIENTATION,
+    PHOTOMETRIC,
+    WIDTH,
+    channels_of_16_bits,
+    full_pages,
+    is_premultiplied,
+    is_unsigned,
+    tags_of,
+    tiff_samples,
+    tiff_values,
+    unscaled,
 )
+from .unread_kind import UnreadKind
+
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[2356]" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)\s")
-
-
-class UnreadKind(ContrastillError):
-    """A file is sound, and of a kind whose values would not come out as they are. The message goes on from the file's
-    name.
-    """
 
 
 def highest_value(image: Image.Image, encoded: bytes) -> int:
@@ -47,13 +42,13 @@ def highest_value(image: Image.Image, encoded: bytes) -> int:
     if image.format == "PPM" and encoded[:2] in (b"P2", b"P3", b"P5", b"P6"):
         return max(255, _pnm_header(encoded)[2])
     if image.format == "TIFF":
-        bits, formats = _tiff_samples(image)
+        bits, formats = tiff_samples(image)
         # Signed numbers and floats have no such value, and are no pictures of 8 bits.
         return (
             255
-            if max(bits) <= 8 and _unsigned(formats)
+            if max(bits) <= 8 and is_unsigned(formats)
             else 2 ** max(bits) - 1
-            if _unsigned(formats)
+            if is_unsigned(formats)
             else 2 ** max(bits)
         )
     return 255
@@ -67,13 +62,17 @@ def rgb_values(image: Image.Image, encoded: bytes, highest: int) -> np.ndarray:
         UnreadKind: Its range is not known, or its channels lie in planes.
         ValueError: It is damaged.
     """
-    if image.format == "TIFF" and (image.mode in ("I", "F") or not _unsigned(_tiff_samples(image)[1])):
+    if image.format == "TIFF" and (image.mode in ("I", "F") or not is_unsigned(tiff_samples(image)[1])):
         raise UnreadKind(
             f"holds {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}, whose range as rgb is not "
             "known: save it in 8 or 16 bits"
         )
-    inverted = image.format == "TIFF" and _tags(image).get(_PHOTOMETRIC) == 0
-    values = _tiff(image, encoded) if image.format == "TIFF" else stored_values(image, encoded)
+    if image.format == "TIFF" and is_premultiplied(image):
+        raise UnreadKind(
+            "is a TIFF of more than 8 bits whose colours were multiplied by their alpha: save it without alpha"
+        )
+    inverted = image.format == "TIFF" and tags_of(image).get(PHOTOMETRIC) == 0
+    values = tiff_values(image, encoded) if image.format == "TIFF" else stored_values(image, encoded)
     values = highest - values if inverted else values
     grey = values.ndim == 2 or values.shape[2] < 3
     values = values.reshape(*values.shape[:2], -1)
@@ -111,13 +110,14 @@ def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
     if image.format == "PNG":
         return _png(image, encoded)
     if image.format == "TIFF":
-        if _tags(image).get(_PHOTOMETRIC) == 0:
+        if tags_of(image).get(PHOTOMETRIC) == 0:
             raise UnreadKind(
                 "is a TIFF in which 0 is white (MinIsWhite), so that its values may be meant either way: save it "
                 "with 0 as black, or as PNG"
             )
-        return _tiff(image, encoded)
-    return np.asarray(image)
+        return tiff_values(image, encoded)
+    values = misread_bmp(image, encoded)
+    return np.asarray(image) if values is None else values
 
 
 def lossy(image: Image.Image, encoded: bytes) -> bool:
@@ -130,27 +130,18 @@ def lossy(image: Image.Image, encoded: bytes) -> bool:
 
 def orientation(image: Image.Image) -> int:
     """EXIF's number from 1 (upright) to 8."""
-    number = _tags(image).get(_ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    number = tags_of(image).get(ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
     return number if number in range(1, 9) else 1
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
     """Width and height before the orientation is applied: of a TIFF some versions of Pillow give those after it."""
-    return (_tags(image)[_WIDTH], _tags(image)[_HEIGHT]) if image.format == "TIFF" else image.size
+    return (tags_of(image)[WIDTH], tags_of(image)[HEIGHT]) if image.format == "TIFF" else image.size
 
 
 def pages(image: Image.Image) -> int:
     """How many images of full size a file holds."""
-    count = getattr(image, "n_frames", 1)
-    if image.format != "TIFF" or count == 1:
-        return count
-    full = 0
-    for number in range(count):
-        image.seek(number)
-        # Smaller copies of the first page are no further images.
-        full += not _tags(image).get(_SUBFILE, 0) & 1
-    image.seek(0)
-    return full
+    return len(full_pages(image)) if image.format == "TIFF" else getattr(image, "n_frames", 1)
 
 
 def pnm_values(encoded: bytes) -> np.ndarray:
@@ -211,76 +202,11 @@ def _png(image: Image.Image, encoded: bytes) -> np.ndarray:
     image.load()
     if bits == 16 and colour in (2, 4, 6):
         # A colour that stands for transparent comes as a fourth channel, grey with alpha as four.
-        values = _opencv(encoded, (3, 4))
+        values = channels_of_16_bits(encoded, (3, 4))
         return values[:, :, [0, 3]] if colour == 4 else values[:, :, : 3 if colour == 2 else 4]
     values = np.asarray(image)
     # Some versions of Pillow return sixteen bits as thirty-two.
-    return values.astype(np.uint16) if bits == 16 else _unscaled(values, bits) if colour == 0 else values
-
-
-def _unscaled(values: np.ndarray, bits: int) -> np.ndarray:
-    """Pillow makes 0 to 3 and 0 to 15 into 0 to 255."""
-    return values // (255 // (2**bits - 1)) if bits in (2, 4) and values.dtype == np.uint8 else values
-
-
-def _tags(image: Image.Image) -> Any:
-    """Of a TIFF."""
-    return cast(TiffImageFile, image).tag_v2
-
-
-def _tiff_samples(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Bits and sample format (1 unsigned, 2 signed, 3 float) of each channel."""
-    tags = _tags(image)
-    count = tags.get(_SAMPLES, 1)
-    bits, formats = tuple(tags.get(_BITS, (1,))), tuple(tags.get(_SAMPLE_FORMAT, (1,)))
-    return bits * count if len(bits) == 1 else bits, formats
-
-
-def _unsigned(formats: tuple[int, ...]) -> bool:
-    # 4 is a format that is left open.
-    return set(formats) <= {1, 4}
-
-
-def _tiff(image: Image.Image, encoded: bytes) -> np.ndarray:
-    bits, formats = _tiff_samples(image)
-    tags = _tags(image)
-    orientation = tags.get(_ORIENTATION, 1)
-    if len(bits) > 1 and (max(bits) > 8 or not _unsigned(formats)):
-        plain = (
-            set(bits) == {16}
-            and _unsigned(formats)
-            and tags.get(_PHOTOMETRIC) == 2
-            and tags.get(_PLANAR, 1) == 1
-            and orientation == 1
-        )
-        if not plain or len(bits) not in (3, 4):
-            raise UnreadKind(
-                f"is a TIFF with {len(bits)} channels of {max(bits)} bits that is not read (planes, an "
-                "orientation, no RGB): save it as .npy"
-            )
-        image.load()
-        return _opencv(encoded, (len(bits),))
-    image.load()
-    values = np.asarray(image)
-    if bits == (8,) and formats == (2,):
-        return values.view(np.int8)
-    if bits == (32,) and formats != (3,):
-        return values if formats == (2,) else values.view(np.uint32)
-    if bits == (16,) and formats == (2,):
-        return values.astype(np.int16)
-    if image.mode.startswith("I;16"):
-        return values.astype(np.uint16)
-    return _unscaled(values, bits[0]) if len(bits) == 1 and image.mode == "L" else values
-
-
-def _opencv(encoded: bytes, channels: tuple[int, ...]) -> np.ndarray:
-    """Channels of sixteen bits, of which Pillow keeps eight and says nothing."""
-    import cv2
-
-    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in channels:
-        raise UnreadKind("has several channels of 16 bits that OpenCV does not read: save it as .npy")
-    return values[:, :, [2, 1, 0, 3][: values.shape[2]]]
+    return values.astype(np.uint16) if bits == 16 else unscaled(values, bits) if colour == 0 else values
 
 
 def _webp_chunks(encoded: bytes) -> Iterator[bytes]:

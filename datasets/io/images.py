@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import warnings
 from collections import Counter
@@ -18,7 +17,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...core.errors import ContrastillError
-from .image_values import UnreadKind, highest_value, orientation, pages, rgb_values, stored_size, stored_values
+from .bmp_values import misread_bmp
+from .image_values import highest_value, orientation, pages, rgb_values, stored_size, stored_values
+from .tiff_values import describe_unidentified, open_image
+from .unread_kind import UnreadKind
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +71,19 @@ class Picture:
 
     Raises:
         DamagedImage: It is no image, or holds too many pixels to be believed.
+        UnreadKind: A thumbnail alone of it is within reach.
     """
 
     def __init__(self, path: str | PathLike, encoded: bytes | None = None) -> None:
         self.path = path
         try:
             self._bytes = Path(path).read_bytes() if encoded is None else encoded
-            self._image = Image.open(io.BytesIO(self._bytes))
+            self._image = open_image(self._bytes)
             self.orientation = orientation(self._image)
             self.highest = highest_value(self._image, self._bytes)
             width, height = stored_size(self._image)
+        except UnreadKind as error:
+            raise UnreadKind(f"{path} {error}") from error
         except Image.DecompressionBombError as error:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
@@ -122,7 +127,8 @@ class Picture:
                 raise ValueError("image file is truncated")
         if jpeg and reduce > 1:
             image.draft(image.mode, (max(1, image.width // reduce), max(1, image.height // reduce)))
-        return _rgb(image)
+        greys = misread_bmp(image, self._bytes)
+        return _rgb(image if greys is None else Image.fromarray(greys))
 
     def count(self) -> int:
         """How many images of full size the file holds; the second of a telephone's JPEG is none of them."""
@@ -251,6 +257,5 @@ def reason_of(error: Exception, encoded: bytes = b"") -> str:
     damaged files and of kinds that it does not read.
     """
     message = (str(error).partition("<_io")[0].strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, UnidentifiedImageError) and encoded[:4] in (b"II*\0", b"MM\0*"):
-        return f"{message}; TIFF of 16- or 64-bit floats, or of colours as floats, is not read: save float32 or .npy"
-    return message
+    kind = describe_unidentified(encoded) if isinstance(error, UnidentifiedImageError) else ""
+    return f"{message}; {kind}" if kind else message

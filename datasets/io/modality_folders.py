@@ -9,14 +9,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ...core.errors import ContrastillError, UsageError
 from ...core.registry import MODALITIES
 from .array_files import HIGHEST_LABEL, SUFFIXES, is_image, read_file
 from .file_views import LABELS
-from .folders import SPLITS, folders_in, is_hidden, split_folder, split_folders, walk
+from .folders import SPLITS, composed, folders_in, is_hidden, split_folder, split_folders, walk
 from .images import DamagedImage
+from .tiff_values import open_image
 from .values import RGB, VECTORS, warn_once
 
 RGB_NAMES = (RGB, "image", "img", "images", "imgs", "color", "colour", "visible", "jpegimages")
@@ -114,7 +114,9 @@ def _has(folder: Path, stem: str) -> bool:
 
 def _are_one_to_one(where: Path, names: Sequence[str]) -> bool:
     """Whether all folders have files of the same names."""
-    first, *others = ({stem_of(file, where / name) for file in walk(where / name, SUFFIXES)} for name in names)
+    first, *others = (
+        {composed(stem_of(file, where / name)) for file in walk(where / name, SUFFIXES)} for name in names
+    )
     return all(stems == first for stems in others)
 
 
@@ -123,9 +125,9 @@ def _is_coloured(file: Path) -> bool:
     if not is_image(file):
         return False
     try:
-        with Image.open(file) as image:
+        with open_image(file.read_bytes()) as image:
             return len(image.getbands()) > 1
-    except (OSError, ValueError):  # damaged: an error where it is read
+    except (OSError, ValueError, ContrastillError):  # an error where it is read
         return False
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,10 +22,12 @@ from ...core.errors import ContrastillError, UsageError, names_beside, nearest, 
 from ...core.recognition import check_path_given, recognised
 from ...core.registry import DATASETS
 from ...core.split_checks import dataset_of
+from .class_folders import classes_of, images_of_split, tell_of_other_folders
 from .file_views import LABELS
 from .folders import split_folder
 from .hdf5 import SUFFIXES
-from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
+from .images import Picture, read_square, warn_of_scaling
+from .split_agreement import check_splits
 from .values import VECTORS
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class PackSource:
     name: str
     classes: list[str] | None
     splits: dict[str, SplitSource]
-    attributes: dict[str, str | list[str]] = field(default_factory=dict)
+    attributes: dict[str, float | str | list[str]] = field(default_factory=dict)
 
 
 def source_of(
@@ -165,7 +166,8 @@ def _fill(file: h5py.File, source: PackSource, advance: Callable[[int], None]) -
     file.attrs["name"] = source.name
     texts = source.attributes if source.classes is None else {"classes": source.classes, **source.attributes}
     for attribute, text in texts.items():
-        file.attrs.create(attribute, text, dtype=h5py.string_dtype())
+        # A unit may be the metres of one step.
+        file.attrs.create(attribute, text, dtype=None if isinstance(text, float) else h5py.string_dtype())
     cameras = []
     for name, split in source.splits.items():
         group, written = file.create_group(name), 0
@@ -223,15 +225,49 @@ def _registered(
     if not opened:
         raise UsageError(f"{name} has no split {' or '.join(names)} with these options")
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
-    first = next(iter(opened.values()))
-    camera, labels = getattr(first, "camera", None), getattr(first, "semantic_classes", None)
-    vectors = list(getattr(first, "vectors", ()))
-    attributes: dict[str, str | list[str]] = {"depth_unit": camera.unit} if camera else {}
-    attributes |= {"semantic_classes": labels} if labels else {}
+    check_one_file(name, opened)
+    # What the file says holds for both splits.
+    cameras, labels, vectors, names_of_classes = (
+        [value for split in opened.values() if (value := getattr(split, attribute, None))]
+        for attribute in ("camera", "semantic_classes", "vectors", "classes")
+    )
+    modalities = {modality for split in opened.values() for modality in split.modalities}
+    attributes: dict[str, float | str | list[str]] = {"depth_unit": cameras[0].unit} if cameras else {}
+    attributes |= {"semantic_classes": labels[0]} if labels else {}
     # Void labels and coded vectors are 0 and −1 … 1 in what is packed.
-    attributes |= {"void": "none"} if LABELS in first.modalities else {}
-    attributes |= {"vectors": vectors} if vectors or any(name in VECTORS for name in first.modalities) else {}
-    return PackSource(name, None if first.classes is None else list(first.classes), splits, attributes)
+    attributes |= {"void": "none"} if LABELS in modalities else {}
+    coded = sorted({modality for each in vectors for modality in each})
+    attributes |= {"vectors": coded} if coded or any(modality in VECTORS for modality in modalities) else {}
+    return PackSource(name, list(names_of_classes[0]) if names_of_classes else None, splits, attributes)
+
+
+def check_one_file(name: str, opened: dict[str, Split]) -> None:
+    """Refuse splits that one file cannot describe, and log a number of classes that it does not keep.
+
+    Raises:
+        UsageError: Their values mean different things, or their cameras differ.
+    """
+    check_splits(opened.get("train"), opened.get("test"))
+    intrinsics = {key: split.camera.intrinsics for key, split in opened.items() if getattr(split, "camera", None)}
+    if len({*intrinsics.values()}) > 1:
+        shown = " and ".join(f"{key} {values or 'has none'}" for key, values in intrinsics.items())
+        raise UsageError(
+            f"the splits of {name} have cameras of different intrinsics ({shown}), and a packed file has one set for "
+            "all: set data.intrinsics, or pack each split into a file of its own, with --split"
+        )
+    counts = [split.num_classes or 0 for split in opened.values()]
+    seen = [int(split.targets.max()) + 1 for split in opened.values() if split.targets is not None]
+    stating = ("classes", "label_vectors")
+    stated = any(getattr(split, key, None) is not None for split in opened.values() for key in stating)
+    if seen and not stated and max(seen) < max(counts):
+        log.warning(
+            "%s has %d classes without names, and the samples to be packed are of the first %d, which is how many the "
+            "packed file will have: a packed file says how many there are by its attribute classes alone, the list of "
+            "their names",
+            name,
+            max(counts),
+            max(seen),
+        )
 
 
 def _opened(data: Any, split: str, names: list[str]) -> Split | None:
@@ -260,13 +296,15 @@ def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSourc
         raise UsageError(
             f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train"
         )
-    classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
-    if not classes:
-        raise UsageError(f"{folders['train']} has no folders of classes: the layout is train/<class>/*.png")
+    # The same listing as that of the data set image_folder, so that both read the same samples.
+    classes = classes_of(folders["train"])
+    tell_of_other_folders(folder, folders["train"])
     side = (size, size) if size else None
     splits = {}
     for name, where in ((name, where) for name, where in folders.items() if name in names):
-        files = _files(where, classes)
+        images = images_of_split(folder, where, classes, training=name == "train")
+        images.tell_of_others()
+        files = [(folder / path, target) for path, target in images.files]
         if name == "train":
             warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])
         if side is None:
@@ -276,27 +314,6 @@ def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSourc
     if not splits:
         raise UsageError(f"{folder} has no folder {' or '.join(names)}")
     return PackSource(folder.resolve().name, classes, splits)
-
-
-def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    """The images of a split and their classes, in the order of the names."""
-    strange = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in classes)
-    if strange:
-        raise UsageError(
-            f"{folder / strange[0]} is not a class of train: sort the images of {folder.name} into the folders of "
-            "train's classes first"
-        )
-    files, passed_over = [], Counter[str]()
-    for target, name in enumerate(classes):
-        for path in sorted(path for path in (folder / name).rglob("*") if path.is_file()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                files.append((path, target))
-            elif not path.name.startswith("."):
-                passed_over[path.suffix.lower()] += 1
-    warn_of_files(folder, passed_over)
-    if not files:
-        raise UsageError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
-    return files
 
 
 def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:

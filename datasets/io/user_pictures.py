@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from ...core.errors import ContrastillError, UsageError
+from .bmp_values import is_misread_bmp
 from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import beyond_float32, orientation, to_8_bits
 from .images import upright
+from .tiff_values import check_channels
+from .unread_kind import UnreadKind
 from .values import dtype_name, number_kind
 
 
@@ -191,6 +195,7 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
             f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: "
             "read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
         )
+    _check_read(name, image)
     if name == LABELS and image.format in ("JPEG", "MPO"):
         raise UsageError(f"{name} is a JPEG, which blends the labels of neighbours: save label maps as 8-bit PNG")
     if name != "rgb":
@@ -205,6 +210,28 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
     # Pillow multiplied these by their alpha, and takes that back on the way to the mode with it alone.
     image = image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
     return np.array(image.convert("RGB"))
+
+
+def _check_read(name: str, image: Image.Image) -> None:
+    """Refuse a picture of which Pillow reads other values than its file has; of a BMP that is known before it is
+    loaded.
+    """
+    stream = getattr(image, "fp", None)
+    if image.format == "BMP" and stream is not None and getattr(image, "tile", None):
+        place = stream.tell()
+        stream.seek(0)
+        misread = is_misread_bmp(image, stream.read(32))
+        stream.seek(place)
+        if misread:
+            raise UsageError(
+                f"{name} is a BMP of greys in a palette, which Pillow takes for one of other bits: save it as PNG, or "
+                "read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
+            )
+    if name != "rgb" and isinstance(image, TiffImageFile):
+        try:
+            check_channels(image)
+        except UnreadKind as error:
+            raise UsageError(f"{name} {error}") from error
 
 
 def _scales(tile: Any, mode: str) -> bool:

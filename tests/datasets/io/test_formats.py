@@ -301,6 +301,29 @@ def _pages(path, **options):
     first.save(path, save_all=True, append_images=others, **options)
 
 
+def _extra(photometric, channels, *extra, **tags):
+    return (12 // channels, 1, 8, photometric, channels, {**({"t338": [*extra]} if extra else {}), **tags})
+
+
+# Channels that Pillow leaves out or changes: 12 bytes.
+EXTRA_CHANNELS = [
+    ("x.tif", "bands", _extra(2, 4, 0), "is a TIFF with 4 channels, of which Pillow reads 3: save it without"),
+    ("x.tif", "bands", _extra(2, 6, 0, 0, 0), "is a TIFF with 6 channels, of which Pillow reads 3"),
+    ("x.tif", "bands", _extra(2, 6, 2, 0, 0), "is a TIFF with 6 channels, of which Pillow reads 4"),
+    ("x.tif", "bands", _extra(5, 6, 0, 0), "is a TIFF with 6 channels, of which Pillow reads 4"),
+    ("x.tif", "depth", _extra(1, 2, 0), "is a TIFF with 2 channels, of which Pillow reads 1"),
+    ("x.tif", "semantics", _extra(1, 2, 0), "is a TIFF with 2 channels, of which Pillow reads 1"),
+    ("x.tif", "bands", _extra(2, 4, 1), "is a TIFF whose colours were multiplied by their alpha"),
+    ("x.tif", "bands", _extra(1, 4, 0, 0, 0), "TIFF with 4 channels of 8-bit unsigned integers is not read: save .npy"),
+    (
+        "x.tif",
+        "bands",
+        (1, 1, 64, 1, 1, {"t339": [3]}),
+        "1 channel of 64-bit floats is not read: save float32",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     "name,modality,write,message",
     [
@@ -344,7 +367,16 @@ def _pages(path, **options):
         ("d.npy", "depth", lambda path: np.save(path, np.array([[2**24 + 1]])),
             "whole numbers up to 16777217, and modalities are float32"),
         ("d.npy", "depth", lambda path: np.save(path, np.zeros((2, 2), [("z", "f4")])), "it should hold numbers"),
-        ("d.png", "depth", lambda path: _png(path, [b"\1\2"], 1, 8, 4), "d.png has 2 channels: depth has one"),
+        ("d.png", "depth", lambda path: _png(path, [b"\1\2"], 1, 8, 4),
+            "d.png has 2 channels: depth has one; save it as greys"),
+        ("l.png", "semantics", lambda path: _png(path, [b"\1\2\3"], 1, 8, 2),
+            "l.png has 3 channels: a label map has one; save the numbers of its classes, as greys or with a palette"),
+        ("d.npy", "depth", lambda path: np.save(path, np.zeros((1, 6, 8), np.float32)),
+            r"d.npy is float32 \(1, 6, 8\), and depth is \(height, width\), .*: save its entry \[0\]"),
+        ("d.npy", "semantics", lambda path: np.save(path, np.zeros((6, 8, 2), np.uint8)),
+            r"has 2 channels: a label map has one; it is \(6, 8, 2\) \(height, width, channels\), so save the channel"),
+        *((name, modality, lambda path, data=data: _tiff(path, bytes(range(12)), *data[:5], **data[5]), message)
+            for name, modality, data, message in EXTRA_CHANNELS),
     ],
 )  # fmt: skip
 def test_what_would_not_come_out_as_stored_is_refused(tmp_path, name, modality, write, message):
@@ -366,6 +398,101 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
             Image.fromarray(values.copy()).save(pages, format="TIFF", tiffinfo=tags)
             pages.newFrame()
     _same(read_array(tmp_path / "pyramid.tif", "semantics"), labels)
+
+
+def test_colours_beside_other_channels_are_read_as_rgb(tmp_path):
+    values = np.arange(10, 34, dtype=np.uint8).reshape(2, 3, 4)
+    _tiff(tmp_path / "x.tif", values.tobytes(), 3, 2, 8, 2, 4, t338=[0])
+    _same(read_array(tmp_path / "x.tif", "rgb"), values[:, :, :3])
+    _tiff(tmp_path / "a.tif", values.tobytes(), 3, 2, 8, 2, 4, t338=[2])
+    _same(read_array(tmp_path / "a.tif", "bands"), values)
+    deep = (values * 200.0).astype(np.uint16)
+    _tiff(tmp_path / "deep.tif", deep.tobytes(), 3, 2, 16, 2, 4, t338=[1])
+    _same(read_array(tmp_path / "deep.tif", "bands"), deep)
+    with pytest.raises(ContrastillError, match="more than 8 bits whose colours were multiplied by their alpha"):
+        read_array(tmp_path / "deep.tif", "rgb")
+    with pytest.raises(UsageError, match="bands is a TIFF with 4 channels, of which Pillow reads 3"):
+        _read("bands", Image.open(tmp_path / "x.tif"))
+
+
+def _pages_of(path, *pages):
+    """A TIFF of (values, tags)."""
+    with TiffImagePlugin.AppendingTiffWriter(str(path), True) as file:
+        for values, tags in pages:
+            Image.fromarray(values).save(file, format="TIFF", tiffinfo=tags)
+            file.newFrame()
+
+
+@pytest.mark.parametrize("reduced", [{254: 1}, {255: 2}])
+def test_a_thumbnail_that_comes_first_is_not_the_picture(tmp_path, reduced):
+    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    _pages_of(tmp_path / "l.tif", (labels[::2, ::2].copy(), reduced), (labels, {}))
+    for modality in ("semantics", "depth", "heat"):
+        _same(read_array(tmp_path / "l.tif", modality), labels)
+    picture = Picture(tmp_path / "l.tif")
+    assert (picture.height, picture.width, picture.count()) == (4, 4, 1)
+    assert np.array_equal(picture.pixels()[:, :, 0], labels)
+    # Of several pictures that of full size which comes first is rgb, and no other modality.
+    _pages_of(tmp_path / "s.tif", (labels[::2, ::2].copy(), reduced), (labels, {}), (labels + 1, {}))
+    assert np.array_equal(Picture(tmp_path / "s.tif").pixels()[:, :, 0], labels)
+    with pytest.raises(ContrastillError, match="s.tif holds 2 images"):
+        read_array(tmp_path / "s.tif", "depth")
+    # Where all are thumbnails, they are what the file holds.
+    _pages_of(tmp_path / "t.tif", (labels, reduced))
+    _same(read_array(tmp_path / "t.tif", "depth"), labels)
+
+
+def test_a_picture_within_its_thumbnail_is_refused(tmp_path):
+    _tiff(tmp_path / "d.tif", b"\1\2", 2, 1, 8, t254=[1], t330=[8])
+    for modality in ("rgb", "heat"):
+        with pytest.raises(ContrastillError, match="d.tif is a TIFF whose first page is a thumbnail, and its picture"):
+            read_array(tmp_path / "d.tif", modality)
+
+
+def _bmp(path, indices, bits, palette):
+    """BMP of whole bytes of indices, with a palette of greys."""
+    packed = np.packbits(
+        np.unpackbits(indices[::-1, :, None], axis=2)[:, :, 8 - bits :].reshape(len(indices), -1), axis=1
+    )
+    rows = b"".join(row.tobytes().ljust(-(-len(row.tobytes()) // 4) * 4, b"\0") for row in packed)
+    colours = b"".join(bytes([grey] * 3 + [0]) for grey in palette)
+    height, width = indices.shape
+    begin = 54 + len(colours)
+    path.write_bytes(
+        b"BM" + struct.pack("<IHHI", begin + len(rows), 0, 0, begin)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(rows), 0, 0, len(palette), 0) + colours + rows
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bits,palette",
+    [(1, [0, 255]), (4, [0, 255]), (8, [0, 255]), (8, [255, 0]), (4, [0, 1, 2, 3]), (4, [9, 90]), (8, [0, 1, 2])],
+)
+def test_bmp_of_a_palette_of_few_greys(tmp_path, bits, palette):
+    indices = np.random.default_rng(0).integers(0, len(palette), (8, 12)).astype(np.uint8)
+    _bmp(tmp_path / "m.bmp", indices, bits, palette)
+    assert np.array_equal(read_array(tmp_path / "m.bmp", "semantics"), indices)
+    assert np.array_equal(Picture(tmp_path / "m.bmp").pixels()[:, :, 0], np.array(palette)[indices])
+    image = Image.open(tmp_path / "m.bmp")
+    if image.mode in ("1", "L") and (bits, image.mode) not in ((1, "1"), (8, "L")):
+        for name in ("rgb", "semantics"):
+            with pytest.raises(UsageError, match=f"{name} is a BMP of greys in a palette, which Pillow takes for one"):
+                _read(name, image)
+    else:
+        assert np.array_equal(_read("semantics", image), indices)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png", "tif"])
+@pytest.mark.parametrize("palette", [[0, 0, 0, 255, 255, 255], [255, 255, 255, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
+def test_two_colours_as_pillow_writes_them(tmp_path, suffix, palette):
+    mask = (np.arange(88).reshape(8, 11) % 3 == 0).astype(np.uint8)
+    image = Image.new("P", (11, 8))
+    image.putpalette(palette)
+    image.putdata(mask.ravel().tolist())
+    image.save(tmp_path / f"m.{suffix}")
+    assert np.array_equal(read_array(tmp_path / f"m.{suffix}", "semantics"), mask)
+    colours = np.array(palette).reshape(2, 3)[mask]
+    assert np.array_equal(Picture(tmp_path / f"m.{suffix}").pixels(), colours)
 
 
 # Pairs

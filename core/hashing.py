@@ -19,6 +19,8 @@ def mix(*numbers: int) -> int:
 
 def _signed(value: int) -> int:
     """The int64 with the same 64 bits as ``value``."""
+    if -(1 << 63) <= value < 1 << 63:
+        return value  # torch.compile takes no mask of 64 bits of a number that it leaves open
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 

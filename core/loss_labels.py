@@ -91,9 +91,11 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
         outside = (values < 0) | (values >= logits.shape[1])
         wrong = values[outside if ignored is None else outside & (values != ignored)]
         if wrong.size:
+            number = int(wrong.flat[0])
+            way = "leave out samples without a class" if number < 0 else "give the student as many outputs as there are"
             raise UsageError(
-                f"{name}: target has class {int(wrong.flat[0])}, and the student's logits are of the classes 0 to "
-                f"{logits.shape[1] - 1}: give the student as many outputs as there are classes"
+                f"{name}: target has class {number}, and the student's logits are of the classes 0 to "
+                f"{logits.shape[1] - 1}: {way}{' classes' if number >= 0 else ', or number the classes from 0'}"
             )
         if ignored is not None and (values == ignored).all():
             raise UsageError(f"{name}: no sample of the batch has a label, all are {ignored}: skip such batches")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..core.label_vectors import several_classes
 from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
 from ..core.split_checks import dataset_of
+from ..core.teachers.views import evenly_spaced
 from ..core.user_code import is_own, origin
 from ..core.value_scale import BYTES, SIGNED_BYTES, compare_colours, compare_splits, note_once, shown_percent
 from ..datasets.io.file_splits import read_here
@@ -176,16 +177,27 @@ def _highest_colour(split: Split) -> float | None:
     """The highest value of ``rgb`` in evenly spaced samples, of bytes in 0 … 1; None where one is negative, as those
     of normalised images are. Of images that are no darker than most, few are read.
     """
-    loader = open_loader(read_here(split), ["rgb"], batch_size=8, train=False, device="cpu")
     high = 0.0
-    for place in range(0, len(loader), max(1, len(loader) // (_TEST_SAMPLES // 8))):
-        values = next(iter(loader.epoch(0, place)))["rgb"]
+    for batch in _spaced(read_here(split), "rgb", _TEST_SAMPLES):
+        values = batch["rgb"]
         if float(values.min()) < 0:
             return None
         high = max(high, float(values.max()) / (255 if values.dtype == torch.uint8 else 1))
         if high > _BRIGHT:
             break
     return high
+
+
+def _spaced(split: Split, modality: str, samples: int) -> Iterator[dict[str, Tensor]]:
+    """Evenly spaced samples, not augmented, in batches of eight on the CPU: neighbours on the disk are often alike. Of
+    a loader of a user's own, evenly spaced batches.
+    """
+    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
+    if is_own(type(getattr(loader, "loader", loader))):
+        yield from loader.in_order(0, evenly_spaced(loader.num_samples, samples), 8)
+        return
+    for place in range(0, len(loader), max(1, len(loader) // max(1, samples // 8))):
+        yield next(iter(loader.epoch(0, place)))
 
 
 def _figures(values: Tensor) -> tuple[float, ...]:
@@ -197,13 +209,10 @@ def _moments(split: Split, modality: str, samples: int, *, notes: bool = True) -
     """Mean and standard deviation of each channel, and whether each has a valid value; ``notes``: a line where a
     modality of one's own makes values that are not.
     """
-    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
-    step = max(1, len(loader) // max(1, samples // 8))
     count = total = square = torch.zeros((), dtype=torch.float64)
     derived = None if modality in split.modalities else MODALITIES[modality]
     missing: list[tuple[float, float]] = []
-    for place in range(0, len(loader), step):
-        batch = next(iter(loader.epoch(0, place)))
+    for batch in _spaced(split, modality, samples):
         values = batch[modality]
         if derived is not None and not is_own(derived):
             missing.append((_missing(values), _missing(batch[derived.of])))

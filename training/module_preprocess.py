@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.preprocess import Preprocess
 from ..core.value_scale import in_unit_range
 from ..models.transformers_adapter import published_of
+from ..models.transformers_taps import is_of_transformers
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,8 @@ def module_preprocess(module: nn.Module, images: Tensor, modality: str, role: st
     if own is not None and len(own.mean) != len(plain.mean):
         own = None
     line = ""
-    if own is None and colours and role == "teacher" and type(module).__module__.startswith("torchvision."):
-        line = (
-            "no module of torchvision says how it normalises, so it sees images in 0 … 1, as published weights do not"
-        )
+    if own is None and colours and role == "teacher" and (reason := _unsaid(module)):
+        line = f"{reason}, so it sees images in 0 … 1, as published weights do not"
     elif own is None and colours and (inner := _inner_normalisation(module)) is not None:
         name, seen = inner
         line = (
@@ -56,6 +55,17 @@ def module_preprocess(module: nn.Module, images: Tensor, modality: str, role: st
     if line and role is not None:
         log.warning("%s %s: %s; %s", role, type(module).__name__, line, _OTHERWISE)
     return own if own is not None and colours else plain
+
+
+def _unsaid(module: nn.Module) -> str:
+    """Why a module of a library that publishes weights does not say how it normalises; "" for others."""
+    if type(module).__module__.startswith("torchvision."):
+        return "no module of torchvision says how it normalises"
+    if not is_of_transformers(module):
+        return ""
+    name = getattr(module, "name_or_path", "")
+    where = f"no preprocessor_config.json of {name} is on this machine" if name else "it was made without a name"
+    return f"its mean and std are those of an image processor, and {where}"
 
 
 def _published(module: nn.Module) -> Preprocess | None:

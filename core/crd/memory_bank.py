@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributed import all_gather
 from ..errors import UsageError
 from .criterion import normalise
-from .sharding import Shard
+from .sharding import OwnTensors, Shard
 
 # Rows that are drawn or copied at a time, so that no copy of a bank is made on the way.
 _BLOCK = 2**16
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(OwnTensors):
     """A bank of M rows for each side, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
 
     Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several ranks; outside it is
@@ -71,9 +71,9 @@ class MemoryBank(nn.Module):
         count = torch.zeros(count_here + 1, dtype=torch.int32, pin_memory=pinned) if count_visits else None
         for name, values in (("memory", memory), ("count", count)):
             if on_host:
-                setattr(self, name, values)  # no buffer: it does not move with the module
+                setattr(self, name, values)  # it does not move with the module
             else:
-                self.register_buffer(name, values, persistent=False)
+                self.own_tensor(name, values)
         self.register_buffer("place", place, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         limit = 1 / math.sqrt(dim / 3)

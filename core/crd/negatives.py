@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageError
 from ..hashing import hash64, mix, shifted
 from ..loss_labels import check_counted_from_0
 from .criterion import NegativeSums
 from .negative_sums import BLOCK, affords_every_row, gathered_sums, mark, masked_sums
-from .sharding import Shard
+from .sharding import OwnTensors, Shard
 
 MODES = ("auto", "all", "shared", "sampled")
 ORIGINS = ("other_class", "other_sample")
@@ -82,7 +82,7 @@ class Groups:
         return place
 
 
-class NegativeSampler(nn.Module, ABC):
+class NegativeSampler(OwnTensors, ABC):
     """Base of the rules.
 
     Args:
@@ -199,7 +199,7 @@ class SharedWindow(NegativeSampler):
             placed = torch.empty_like(groups.label)
             placed[self.order(groups, seed)] = groups.label
             placed = placed[self.shard.rank :: self.shard.world].contiguous()
-        self.register_buffer("label_at", placed, persistent=False)
+        self.own_tensor("label_at", placed)
 
     @staticmethod
     def order(groups: Groups, seed: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import all_gather, scatter_sum
 
@@ -48,6 +49,26 @@ class Shard:
     def holds(self, place: Tensor) -> Tensor:
         """Whether each of these places is one of its rows."""
         return place % self.world == self.rank
+
+
+class OwnTensors(nn.Module):
+    """A module with tensors of this rank alone, which move with it and are no buffers: DistributedDataParallel
+    overwrites all buffers with the first rank's at every step, whatever each rank holds.
+    """
+
+    _own: tuple[str, ...] = ()
+
+    def own_tensor(self, name: str, values: Tensor | None) -> None:
+        """Set an attribute that moves with the module and is not in its state_dict."""
+        setattr(self, name, values)
+        self._own = (*dict.fromkeys((*self._own, name)),)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OwnTensors:
+        super()._apply(fn, recurse)
+        for name in self._own:
+            if (values := getattr(self, name)) is not None:
+                setattr(self, name, fn(values))
+        return self
 
 
 class Alone:

@@ -12,13 +12,13 @@ from ..distributed import all_gather, sum_of_ranks
 from ..errors import UsageError
 from ..hashing import mix
 from .memory_bank import check_index
-from .sharding import Shard
+from .sharding import OwnTensors, Shard
 
 # Rows that are copied at a time, so that no copy of all of them is made on the way.
 _BLOCK = 2**16
 
 
-class TeacherRows(DeferredUpdates):
+class TeacherRows(OwnTensors, DeferredUpdates):
     """(M, d) embeddings of a teacher, of which windows of a random order are drawn; rows of samples that no pass has
     shown yet are never drawn.
 
@@ -82,9 +82,9 @@ class TeacherRows(DeferredUpdates):
             pin_memory=self._on_host and torch.cuda.is_available(),
         )
         if self._on_host:
-            self.memory = memory  # no buffer: it does not move with the module
+            self.memory = memory  # it does not move with the module
         else:
-            self.register_buffer("memory", memory.to(self.place.device), persistent=False)
+            self.own_tensor("memory", memory.to(self.place.device))
 
     def resize(self, dim: int) -> None:
         """Take rows of another length; there must be none yet."""

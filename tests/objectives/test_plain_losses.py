@@ -136,7 +136,8 @@ def test_temperatures_of_a_constructor_are_those_of_a_config(name, value):
         (TARGET.float(), "float32: pass the number of each sample's class"),
         (nn.functional.one_hot(TARGET), r"shape \(6, 5\)"),
         (TARGET[:1], r"shape \(1,\)"),
-        (TARGET + 1, "class 5, and the student's logits are of the classes 0 to 4"),
+        (TARGET + 1, "class 5, .* are of the classes 0 to 4: give the student as many outputs as there are classes"),
+        (TARGET - 1, "class -1, .* of the classes 0 to 4: leave out samples without a class, or number the classes"),
         (TARGET.tolist(), "target is list"),
     ],
 )

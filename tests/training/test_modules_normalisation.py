@@ -99,3 +99,25 @@ def test_a_teacher_of_torchvision_has_a_line_as_it_says_nothing(tmp_path, caplog
     distill(UNIT, tmp_path / "said", {"model": teacher, "mean": IMAGENET[0], "std": IMAGENET[1]})
     distill(NORMALISED, tmp_path / "normalised", teacher, {"model": "resnet8", "mean": (0.0,) * 3, "std": (1.0,) * 3})
     assert "torchvision says" not in caplog.text
+
+
+def test_a_teacher_of_transformers_whose_image_processor_is_not_there_has_a_line(tmp_path, caplog):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=4, layer_type="basic"
+    )
+    torch.manual_seed(0)
+    made = transformers.ResNetForImageClassification(config)
+    made.save_pretrained(tmp_path / "saved")
+    loaded = transformers.ResNetForImageClassification.from_pretrained(tmp_path / "saved")
+    for number, (teacher, reason) in enumerate(
+        [(made, "it was made without a name"), (loaded, f"no preprocessor_config.json of {tmp_path / 'saved'} is on")]
+    ):
+        caplog.clear()
+        result = distill(UNIT, tmp_path / str(number), teacher)
+        assert result.config.teachers[0].mean == AS_THEY_ARE[0]
+        line = f"teacher ResNetForImageClassification: its mean and std are those of an image processor, and {reason}"
+        assert line in caplog.text and "so it sees images in 0 … 1" in caplog.text
+    transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "saved")
+    loaded = transformers.ResNetForImageClassification.from_pretrained(tmp_path / "saved")
+    assert distill(UNIT, tmp_path / "processor", loaded).config.teachers[0].std == (0.25,) * 3

@@ -105,6 +105,16 @@ def test_statistics_and_network_see_one_scale_whatever_the_dtype(tmp_path, sourc
     assert abs(seen.mean()) < 1e-4 and seen.std(correction=0) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_statistics_are_of_single_samples_evenly_spaced(tmp_path, source):
+    # Ever warmer, as a sequence of frames may be: runs of neighbours would show other values.
+    thermal = np.random.default_rng(1).integers(40, 201, (N, H, W)) + 30 * np.arange(N)[:, None, None]
+    split = data(source, tmp_path, {"thermal": thermal.astype(np.uint16)}).open("train")
+    mean, std = measure_statistics(split, "thermal", samples=N // 2)
+    spaced = thermal[np.arange(N // 2) * N // (N // 2)]
+    assert mean[0] == pytest.approx(spaced.mean(), rel=1e-6) and std[0] == pytest.approx(spaced.std(), rel=1e-6)
+
+
 def test_bytes_of_another_modality_are_values_to_a_network_and_to_a_student():
     values = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     thermal = network("thermal", (100.0,), (50.0,))

@@ -33,6 +33,7 @@ SMALL = ["student.model=unet/timm/test_resnet", "student.modality=rgb"]
 TENTH = ["data.label_fraction=0.1", "train.checkpoint_every=100"]
 DENSE, FRESH = "objectives.dense_crd.weight", "objectives.fresh_crd={weight: 0.8, teacher_map: whitened}"
 SHORT = ["train.epochs=12", "train.warmup_epochs=0.6", "train.batch_size=64", "train.weight_decay=5e-4"]
+FEW = ["data.limit=100", "evaluation.data.limit=null"]
 SGD = ["train.optimizer=sgd", "train.lr=0.1"]
 
 
@@ -124,6 +125,30 @@ GRIDS = {
                 (),
             ),
             "fresh pooled, 240 epochs": (default(240, 32, 60, "2e-3")[1:], 1, ()),
+        },
+    },
+    # An eighth of them, evenly spaced.
+    "nyu_100": {
+        "data": "nyu_depth_v2_160x120.h5",
+        "config": "nyu_160x120.yaml",
+        "cells": {
+            "fresh_crd 0.8 (default), 240 epochs": ([*FEW, *default(240, 32, 60, "2e-3")], 3, (EVERY,)),
+            "CRD dense, 240 epochs": ([*FEW, *[arg for arg in default(240, 32, 60, "2e-3") if arg != FRESH]], 3, ()),
+            "fresh_crd 0.2, 240 epochs": (
+                [*FEW, *default(240, 32, 60, "2e-3"), "objectives.fresh_crd.weight=0.2"],
+                3,
+                (),
+            ),
+            "hint (map), 240 epochs": (
+                [
+                    *FEW,
+                    "objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}",
+                    *default(240, 32, 60, "2e-3")[2:],
+                ],
+                3,
+                (),
+            ),
+            "fresh pooled, 240 epochs": ([*FEW, *default(240, 32, 60, "2e-3")[1:]], 1, ()),
         },
     },
     "segmenters": {

@@ -128,8 +128,8 @@ class FileLoader:
         yield from self._batches(order, k, self.rank, self.world, start)
 
     def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the
-        same batches.
+        """The samples ``rows`` (n,), or all in the order of their index, on every rank the same batches: of a training
+        loader in view ``view``, else as they are.
         """
         yield from self._batches(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 

@@ -196,7 +196,8 @@ class TensorLoader:
         )
         self.num_samples = split.num_samples
         self._images, self._targets, self._label_vectors = split.on(device)
-        self._padding, self._flip, self._vectors = split.padding, split.flip, split.vectors
+        self._padding, self._flip = (split.padding, split.flip) if train else (0, False)
+        self._vectors = split.vectors
         self._intrinsics = split.camera.intrinsics if split.camera else None
 
     def __len__(self) -> int:
@@ -227,8 +228,8 @@ class TensorLoader:
         yield from self._training(epoch_order(self.seed, k, self.num_samples), k, self.rank, self.world, start)
 
     def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the
-        same batches.
+        """The samples ``rows`` (n,), or all in the order of their index, on every rank the same batches: of a training
+        loader in view ``view``, else as they are.
         """
         yield from self._training(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 

@@ -66,6 +66,7 @@ def train(arguments: argparse.Namespace, cell: str, seed: int) -> dict:
         epochs=epochs,
         seed=seed,
         student_modality=arguments.student_modality,
+        evaluate_every=epochs,
         quiet=True,
         **settings,
     )

@@ -33,7 +33,13 @@ from .data import check_modality, open_loader, open_splits
 from .keywords import dotted_keys, given_keys
 from .pixel_labels import answers_for_positions
 from .progress import accuracy_text
-from .recipe import compares_maps, default_dense_objectives, default_objectives, default_training
+from .recipe import (
+    compares_maps,
+    default_dense_objectives,
+    default_evaluations,
+    default_objectives,
+    default_training,
+)
 from .run import train_run
 from .schedule import default_epochs
 
@@ -184,6 +190,11 @@ def distill(
         train = _training(
             objectives is None, maps, each, learner, splits["train"].num_samples, resolver.train, settings
         )
+        if splits["test"] is not None and {"train.evaluate_every", "train.validation"}.isdisjoint(settings):
+            # A wrong number of epochs is refused with the whole config.
+            number = settings.get("train.epochs")
+            number = number if isinstance(number, int) else train["epochs"]
+            train |= default_evaluations(splits["train"].num_samples, splits["test"].num_samples, number)
         if objectives is not None:
             chosen = _objectives(objectives)
         elif answers_for_positions(learner["model"]):

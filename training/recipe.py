@@ -233,6 +233,32 @@ def default_training(
     return chosen
 
 
+def default_evaluations(num_samples: int, num_test: int, epochs: int) -> dict[str, Any]:
+    """Keys of ``train``: how often the test split is measured. One that is larger than the training split would take
+    more time than the training, so that it is measured less often, three times at least, and a line says so.
+
+    Args:
+        num_samples: M, training samples.
+        num_test: Of the test split.
+        epochs: Their number.
+
+    Example:
+        >>> default_evaluations(50_000, 10_000, epochs=60), default_evaluations(500, 10_000, epochs=240)
+        ({}, {'evaluate_every': 20})
+    """
+    every = min(math.ceil(num_test / num_samples), epochs // 3)
+    if every <= 1:
+        return {}
+    log.warning(
+        "the test split has %d samples, the training split %d: it is measured every %d epochs and after the last; "
+        "evaluate_every=1 measures it after each",
+        num_test,
+        num_samples,
+        every,
+    )
+    return {"evaluate_every": every}
+
+
 def _is_labelled(split: Any) -> bool:
     # A folder of pictures that are all of one class says nothing by its labels.
     return several_classes(split) or (split.targets is not None and split.num_classes > 1)

@@ -27,7 +27,7 @@ from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
 from contrastill.training import schedule
 from contrastill.training.assemble import assemble
-from contrastill.training.recipe import compares_maps, default_objectives, default_training
+from contrastill.training.recipe import compares_maps, default_evaluations, default_objectives, default_training
 from contrastill.training.schedule import default_epochs, learning_rate
 
 LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None, num_samples=8)
@@ -558,3 +558,32 @@ def test_unlabelled_pairs_are_trained_in_small_batches(tmp_path, capsys, given, 
     assert (train.optimizer, train.batch_size, train.lr) == ("adamw", batch, rate)
     (line,) = start_lines(capsys.readouterr().err)
     assert f"40 samples; adamw, batches of {batch}, learning rate {rate:g}" in line
+
+
+# How often it is measured
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "every"),
+    [((500, 10_000), 240, 20), ((500, 10_000), 12, 4), ((500, 10_000), 3, 1), ((500, 501), 60, 2), ((500, 500), 60, 1)],
+)
+def test_a_test_split_that_is_larger_than_the_training_split_is_measured_less_often(sizes, epochs, every):
+    assert default_evaluations(*sizes, epochs).get("evaluate_every", 1) == every
+
+
+@pytest.mark.parametrize(
+    ("keywords", "measured"),
+    [
+        ({}, [1, 3, 5, 6]),
+        ({"objectives": "cross_entropy"}, [1, 3, 5, 6]),
+        ({"evaluate_every": 1}, [*range(7)]),
+        ({"validation": 0.5}, [*range(7)]),
+    ],
+)
+def test_a_run_has_accuracies_of_the_epochs_that_were_measured(tmp_path, keywords, measured, caplog):
+    images = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = [TensorDataset(images[rows], torch.arange(len(images[rows])) % 2) for rows in (slice(8), slice(8, None))]
+    contrastill.distill(None, "conv5", parts, out=tmp_path / "run", epochs=7, batch_size=8, quiet=True, **keywords)
+    assert [row["epoch"] for row in Run(tmp_path / "run").history() if "top1" in row] == measured
+    line = "the test split has 16 samples, the training split 8: it is measured every 2 epochs and after the last"
+    assert (line in caplog.text) == (len(measured) < 7)

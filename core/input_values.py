@@ -147,7 +147,8 @@ def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: boo
             )
         return
     stored_wide = scale.kind not in (None, FLOATS, BYTES, SIGNED_BYTES)
-    if scale.metres is not None and (is_bytes or not stored_wide):
+    stored_narrow = scale.kind == {torch.uint8: BYTES, torch.int8: SIGNED_BYTES}.get(dtype, "")
+    if scale.metres is not None and (is_bytes or not stored_wide) and not stored_narrow:
         raise UsageError(
             f"depth of {dtype} is no {scale.kind or 'stored depth'} in {scale.unit}, which this network was trained "
             "on: give metres as floats, as images.float() / 1000 of millimetres, and NaN where nothing was measured"

@@ -42,7 +42,8 @@ def check_counted_from_0(targets: Tensor | None) -> None:
     Raises:
         UsageError: There are some.
     """
-    low = 0 if targets is None or not len(targets) else targets.min()
+    # torch has no minimum of unsigned integers but bytes.
+    low = 0 if targets is None or not len(targets) else targets.long().min()
     if low < 0:
         raise UsageError(
             f"targets has {int(low)} among them, and classes are counted from 0: leave samples without a label out, or "

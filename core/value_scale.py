@@ -264,7 +264,8 @@ def _range_of_directions(mean: Sequence[float], std: Sequence[float]) -> str | N
     if len(mean) != 3:
         return None
     channels = [*zip(mean, std, strict=True)]
-    for name, zero, unit in (("−1 … 1", 0.0, 1.0), ("0 … 1", 0.5, 0.5), ("0 … 255", 127.5, 127.5)):
+    ranges = (("−1 … 1", 0.0, 1.0), ("0 … 1", 0.5, 0.5), ("0 … 255", 127.5, 127.5), ("0 … 65535", 32767.5, 32767.5))
+    for name, zero, unit in ranges:
         square = sum(((value - zero) ** 2 + deviation**2) / unit**2 for value, deviation in channels)
         # Those with a sign have values below 0, the others none: uniform noise in 0 … 1 is of length 1 in either.
         signed = any(value < deviation for value, deviation in channels)

@@ -14,10 +14,11 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.label_vectors import several_classes
 from ..core.predicted_quantity import KEY as QUANTITY
 from ..core.predicted_quantity import LOG_DEPTH
-from ..core.registry import PYTHON_PREFIX
+from ..core.registry import PRETRAINED, PYTHON_PREFIX
 from ..core.seeds import members
+from ..core.weights import find_weights
 from ..models.build import build_network, class_names
-from ..models.recipe import quantity_by, several_classes_of
+from ..models.recipe import quantity_by, recipe_of, several_classes_of
 from .pixel_labels import LABELS, PixelLabels, answers_for_positions
 from .schedule import default_epochs
 
@@ -304,5 +305,20 @@ def _answers(entry: Mapping[str, Any], split: Any) -> bool:
             isinstance(class_map, Mapping) or len(class_map) == split.num_classes or not gives_places(tuple(class_map))
         )
     if own is None or split.classes is None:
-        return entry.get("num_classes") == split.num_classes
+        return _num_classes(entry) == split.num_classes
     return {*split.classes} <= {*own}
+
+
+def _num_classes(entry: Mapping[str, Any]) -> int | None:
+    """Length of a teacher's logits, as its entry or the file of its weights has it; None where neither does."""
+    weights, stated = entry.get("weights"), entry.get("num_classes")
+    if stated is not None or weights in (None, PRETRAINED) or entry["model"].startswith(PYTHON_PREFIX):
+        return stated
+    first = next(iter(members(weights)), weights)
+    if (recipe := recipe_of(find_weights(first), entry["model"])).get("num_classes") is not None:
+        return recipe["num_classes"]
+    try:
+        network = build_network(entry["model"], weights=first, resolution=entry.get("resolution"))
+    except ContrastillError:  # where the network is built to be used, it says so
+        return None
+    return network.recipe["num_classes"]

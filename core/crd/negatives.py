@@ -63,7 +63,7 @@ class Groups:
         self.label, self.size = None, torch.ones(1, dtype=torch.int64)
         if targets is not None:
             check_counted_from_0(targets)
-            _, self.label, self.size = torch.unique(targets.cpu(), return_inverse=True, return_counts=True)
+            _, self.label, self.size = torch.unique(targets.cpu().long(), return_inverse=True, return_counts=True)
         self.eligible = num_samples - int(self.size.max())
         if self.eligible < 1:
             if num_samples == 1:

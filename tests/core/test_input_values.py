@@ -140,6 +140,19 @@ def test_depth_is_metres_or_what_the_training_stored():
     torch.testing.assert_close(of_depth()(holed.nan_to_num(0.0)), expected)
 
 
+@pytest.mark.parametrize(("unit", "dtype"), [(0.02, torch.uint8), ("m", torch.uint8), (0.02, torch.int8)])
+def test_depth_in_bytes_of_a_training_in_bytes_is_metres(unit, dtype):
+    stored = torch.randint(1, 100, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(dtype)
+    step = 1.0 if unit == "m" else unit
+    metres = stored.float() * step
+    kind = "8-bit integers" if dtype == torch.uint8 else "signed 8-bit integers"
+    scale = ValueScale(kind=kind, unit=unit, mean=(float(metres.mean()),), std=(float(metres.std()),))
+    preprocess = Preprocess(scale.mean, scale.std, colours=False, scale=scale)
+    torch.testing.assert_close(preprocess(stored), preprocess(metres))
+    with pytest.raises(UsageError, match="give metres as floats"):
+        preprocess(stored.to(torch.int32))
+
+
 @pytest.mark.parametrize(
     ("preprocess", "images", "message"),
     [
@@ -230,7 +243,12 @@ def directions(seed, scenes=4):
     return values / values.norm(dim=1, keepdim=True)
 
 
-RANGES = {"−1 … 1": lambda v: v, "0 … 1": lambda v: (v + 1) / 2, "0 … 255": lambda v: (v + 1) * 127.5}
+RANGES = {
+    "−1 … 1": lambda v: v,
+    "0 … 1": lambda v: (v + 1) / 2,
+    "0 … 255": lambda v: (v + 1) * 127.5,
+    "0 … 65535": lambda v: (v + 1) * 32767.5,
+}
 
 
 @pytest.mark.parametrize("trained", [*RANGES])

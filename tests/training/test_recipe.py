@@ -587,3 +587,16 @@ def test_a_run_has_accuracies_of_the_epochs_that_were_measured(tmp_path, keyword
     assert [row["epoch"] for row in Run(tmp_path / "run").history() if "top1" in row] == measured
     line = "the test split has 16 samples, the training split 8: it is measured every 2 epochs and after the last"
     assert (line in caplog.text) == (len(measured) < 7)
+
+
+def test_a_teacher_is_known_by_its_weights_however_it_is_written(tmp_path):
+    data = TensorDataset(torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4)
+    contrastill.distill(None, "resnet8", data, out=tmp_path / "teacher", epochs=1, batch_size=8, quiet=True)
+    plain = contrastill.load_student(tmp_path / "teacher").state_dict()
+    torch.save(plain, tmp_path / "elsewhere.pth")
+    for number, weights in enumerate(["teacher", "teacher/student.safetensors", "elsewhere.pth"]):
+        teacher = {"model": "resnet8", "weights": str(tmp_path / weights)}
+        result = contrastill.distill(
+            teacher, "resnet8", data, out=tmp_path / str(number), epochs=1, batch_size=8, quiet=True
+        )
+        assert [*result.config.objectives] == ["cross_entropy", "fresh_crd", "wttm"]

@@ -25,7 +25,8 @@ def build(kind, targets):
 def test_lists_and_arrays_are_numbers(kind):
     teacher = [ROWS] if kind is SharedCRDLoss else ROWS
     expected = build(kind, torch.tensor(TARGETS))(ROWS, teacher, torch.tensor([0, 1, 5]))
-    for targets, index in ((TARGETS, [0, 1, 5]), (np.array(TARGETS), np.array([0, 1, 5]))):
+    wide = [(np.array(TARGETS, dtype), np.array([0, 1, 5], dtype)) for dtype in ("int64", "uint16", "uint32", "uint64")]
+    for targets, index in ((TARGETS, [0, 1, 5]), *wide):
         assert build(kind, targets)(ROWS, teacher, index).equal(expected)
 
 

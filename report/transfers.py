@@ -14,7 +14,7 @@ from ..plots.chart import Chart, Series, series_with_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import RunFolders, RunSeries, reads_teacher
+from .runs import RunFolders, RunSeries, initial_epochs, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
@@ -65,7 +65,7 @@ def transfers(runs: RunFolders) -> Section:
                 _network(config.student),
                 objectives,
                 data_of(config),
-                measured(config.train.epochs, "d"),
+                _epochs(config),
             ]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
         details.append(_detail(group, alone=len(runs.groups) == 1))
@@ -264,6 +264,14 @@ def _series(key: str, group: RunSeries, style: int) -> Series:
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
     measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
     return series_with_std(group.name, [(epoch, value.mean, value.std) for epoch, value in measured.items()], style)
+
+
+def _epochs(config: RunConfig) -> Cell:
+    """Those of the training proper, behind those of an initial stage; of a training that leaves them to the number of
+    samples a dash.
+    """
+    initial, epochs = initial_epochs(config), config.train.epochs
+    return Cell(f"{initial} + {epochs}", initial + epochs) if initial and epochs else measured(epochs, "d")
 
 
 def _learns_labels(config: RunConfig) -> bool:

@@ -59,10 +59,35 @@ def test_retrieval_has_a_line_for_each_direction_and_for_chance(page):
     lines = page.tables["depth: measured on its test split"][-3:]
     written = next(row for row in rows_of(out / "depth" / "evaluation.json") if row["task"] == "retrieval")
     assert [line["task"] for line in lines] == [
-        "retrieval, normalized_depth → rgb", "retrieval, rgb → normalized_depth", "retrieval"]  # fmt: skip
+        "retrieval, normalized_depth → rgb of teacher 0", "retrieval, rgb of teacher 0 → normalized_depth",
+        "retrieval"]  # fmt: skip
     assert lines[2]["network"] == "chance"
     for line, key in zip(lines, ("recall", "reverse", "chance"), strict=True):
         assert [line[f"R@{k}, %"] for k in (1, 5, 10)] == [f"{written[key][str(k)]:.2f}" for k in (1, 5, 10)]
+
+
+def test_teachers_of_one_architecture_are_told_apart(page, tmp_path):
+    _, out = page
+    file = tmp_path / "evaluation.json"
+    evaluated = json.loads((out / "depth" / "evaluation.json").read_text())
+    student = {**evaluated["rows"][0], "task": "accuracy", "top1": 50.0}
+    teacher, retrieval = {**student, "role": "teacher"}, evaluated["rows"][-1]
+    evaluated["rows"] = [
+        student,
+        *({**teacher, "weights": f"runs/{name}"} for name in "ab"),
+        {**teacher, "model": "resnet14", "weights": "runs/c"},
+        retrieval,
+        {**retrieval, "number": 1, "modalities": ["rgb", "rgb"]},
+    ]
+    file.write_text(json.dumps(evaluated))
+    (tmp_path / "page.html").write_text(evaluation(tmp_path, "depth", []), encoding="utf-8")
+    (lines,) = Page(tmp_path / "page.html").tables.values()
+    assert [line["network"] for line in lines[:4]] == [
+        "student resnet8", "teacher resnet8, runs/a", "teacher resnet8, runs/b", "teacher resnet14"]  # fmt: skip
+    assert [line["task"] for line in lines[4:]] == [
+        "retrieval, normalized_depth → rgb of teacher 0", "retrieval, rgb of teacher 0 → normalized_depth", "retrieval",
+        "retrieval, rgb of the student → rgb of teacher 1", "retrieval, rgb of teacher 1 → rgb of the student",
+        "retrieval"]  # fmt: skip
 
 
 def test_a_segmenters_own_answers_also_on_other_data(page):

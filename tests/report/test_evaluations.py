@@ -12,6 +12,7 @@ from contrastill.cli.main import main
 from contrastill.report.comparison import Compared
 from contrastill.report.evaluations import evaluation
 from contrastill.report.runs import find
+from contrastill.report.transfers import curves
 from helpers.pages import Page
 
 DATA = ["data.name=rooms", "data.size=16", "data.train_samples=32", "data.test_samples=12"]
@@ -101,6 +102,26 @@ def test_a_segmenters_own_answers_also_on_other_data(page):
         row, = rows_of(file)  # fmt: skip
         assert line["task"] == "prediction" and line["mIoU, %"] == f"{row['miou']:.2f}"
         assert line["pixels right, %"] == f"{row['pixel_accuracy']:.2f}"
+
+
+def test_measures_have_charts_of_their_names_and_terms_of_the_loss_theirs(page, tmp_path):
+    page, out = page
+    titles = [caption.partition(": values")[0] for caption in page.tables if ": values" in caption]
+    terms = [title.partition(", ")[0] for title in titles if title.endswith("before its weight")]
+    rows = [json.loads(line) for file in out.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
+    objectives = {label for run in out.glob("*/config.yaml") for label in OmegaConf.load(run).objectives}
+    assert sorted(terms) == sorted(objectives & {key for row in rows for key in row})
+    assert {"mIoU on the test split, %", "Mean accuracy of the classes on the test split, %"} <= {*titles}
+    # Of a network for depth.
+    run = tmp_path / "depth"
+    shutil.copytree(out / "segmenter", run, ignore=shutil.ignore_patterns("step-*"))
+    measures = {"abs_rel": 0.2, "rmse": 0.5, "delta1": 60.0, "delta3": 90.0, "validation_delta1": 61.0}
+    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "loss": 1.0, "l1/counted": 9.0, "l1": 1.0} | measures))
+    (tmp_path / "page.html").write_text(curves(find([str(run)])).body, encoding="utf-8")
+    assert [caption.partition(": values")[0] for caption in Page(tmp_path / "page.html").tables] == [
+        "Training loss", "δ < 1.25 on the test split, %", "δ < 1.25 on the validation samples, %",
+        "δ < 1.25³ on the test split, %", "Absolute relative error on the test split",
+        "Root of the mean squared error on the test split", "l1/counted", "l1, before its weight"]  # fmt: skip
 
 
 def test_what_was_measured_on_the_way_is_no_result_of_a_finished_run(page, tmp_path):

@@ -1,10 +1,12 @@
-"""Whether two runs were trained and tested on the same samples, by what their folders record of data and teachers."""
+"""What a run's folder records of its data and teachers: whether those of two runs are alike, and the size of images."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from .data_facts import VALUES
+from .registry import MODALITIES
 from .run import Run
 from .run_weights import WeightsRecord
 
@@ -36,3 +38,18 @@ def other_teachers(first: Run, second: Run) -> str:
     before, now = WeightsRecord(first).read(), WeightsRecord(second).read()
     shared = [key for key in before if key.startswith("teachers.") and key in now]
     return next((f"weights of {key}" for key in shared if before[key].hash != now[key].hash), "")
+
+
+def recorded_size(run: Run, modality: str) -> tuple[int, int] | None:
+    """Height and width of a run's training images, as its folder records them; None where it does not.
+
+    Args:
+        run: The run.
+        modality: Stored, or derived from a stored one.
+    """
+    facts = run.data_facts().get("train")
+    shapes = re.findall(r"(\S+) \[\d+, (\d+), (\d+)\]", str(facts.get("modalities")) if isinstance(facts, dict) else "")
+    sizes = {name: (int(height), int(width)) for name, height, width in shapes}
+    if modality not in sizes and modality in MODALITIES:
+        modality = MODALITIES[modality].of
+    return sizes.get(modality)

@@ -17,6 +17,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.generators import own_generators
 from ..core.representation import Network
 from ..core.run import Run
+from ..core.run_data import recorded_size
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
 from ..training.data import open_loader, open_split
@@ -189,15 +190,20 @@ def _teacher(name: NetworkName) -> EvaluatedNetwork | None:
 
 
 def input_size(text: str, network: Network, config: RunConfig | None, size: int | None) -> Size:
-    """Of the images that a network takes: its own resolution, ``size``, or that of its run's data.
+    """Of the images that a network takes: its own resolution, ``size``, or that of its run's data, where these are not
+    at hand as the run recorded it.
 
     Raises:
         UsageError: None of these is known.
     """
     known = network.preprocess.resolution or size or data_size(config, network.modality)
+    if known is None and config is not None:  # its data are elsewhere now, or were an object in memory
+        run = network_named(text).run
+        known = None if run is None else recorded_size(Run(run), network.modality)
     if known is None:
         raise UsageError(
-            f"{text} takes images of any size, and no data at hand says which: give size (--size), such as 32"
+            f"{text} takes images of any size, and no data at hand says which: give contrastill cost a size (--size), "
+            "such as 32"
         )
     return known
 

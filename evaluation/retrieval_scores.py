@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,29 @@ class RetrievalScores:
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """A line of the table a direction, and one of chance, by column."""
-        student, teacher = (
-            name if len({*self.modalities}) == 2 else f"{name} of the {who}"
-            for name, who in zip(self.modalities, ("student", "teacher"), strict=True)
-        )
-        directions = ((student, teacher, self.recall), (teacher, student, self.reverse))
+        tasks = retrieval_tasks(self.modalities, self.number)
         lines = [
-            {**common, "task": f"retrieval, {one} → {other}", **_recalls(values)} for one, other, values in directions
+            {**common, "task": task, **_recalls(values)}
+            for task, values in zip(tasks, (self.recall, self.reverse), strict=True)
         ]
         return [*lines, {**common, "network": "chance", "parameters": "", "task": "retrieval", **_recalls(self.chance)}]
+
+
+def retrieval_tasks(modalities: Sequence[str], number: int) -> tuple[str, str]:
+    """What retrieval is called, from the student to a teacher and back.
+
+    Args:
+        modalities: The student's and the teacher's.
+        number: The teacher's place under ``teachers``; several may read one modality.
+
+    Example:
+        >>> retrieval_tasks(("grey", "rgb"), 1)
+        ('retrieval, grey → rgb of teacher 1', 'retrieval, rgb of teacher 1 → grey')
+    """
+    student, teacher = modalities
+    student = f"{student} of the student" if student == teacher else student
+    teacher = f"{teacher} of teacher {number}"
+    return f"retrieval, {student} → {teacher}", f"retrieval, {teacher} → {student}"
 
 
 def _recalls(values: Mapping[int, float]) -> dict[str, str]:

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from .chart import Chart, Series
-from .metric_names import ERRORS, HEADLINES, METRICS
+from .metric_names import HEADLINES, METRICS, is_term, measure_name
 from .png import draw_charts
 
 _ACCURACIES = (
     *METRICS.items(),
-    *((f"validation_{key}", f"{METRICS[key]} on the validation samples") for key in HEADLINES),
+    *((f"validation_{key}", measure_name(f"validation_{key}")) for key in HEADLINES),
 )
-_NOT_TERMS = (
-    "stage", "epoch", "step", "lr", "loss", "seconds", "samples_per_second", "skipped", "gradient_norm",
-    *(key for key, _ in _ACCURACIES), *ERRORS,
-)  # fmt: skip
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
@@ -29,7 +25,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
     """
     # An initial stage has terms of its own.
     keys = dict.fromkeys(name for row in history for name in row)
-    terms = [name for name in keys if name not in _NOT_TERMS and "/" not in name]
+    terms = [name for name in keys if is_term(name)]
     terms = terms if len(terms) > 1 else []
     loss = [Series("sum" if terms else "loss", epoch_points(history, "loss"))]
     loss += [Series(name, epoch_points(history, name), (), style, "dashed") for style, name in enumerate(terms, 1)]

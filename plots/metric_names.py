@@ -25,6 +25,29 @@ HEADLINES = ("top1", "mAP", "miou", "delta1")
 """The one by which a network is judged, for each kind of answer."""
 
 
+_VALIDATION = "validation_"
+_OTHERS = ("stage", "epoch", "step", "lr", "loss", "seconds", "samples_per_second", "skipped", "gradient_norm")
+
+
+def measure_name(key: str) -> str | None:
+    """What a column of metrics.jsonl measures of the network, and on what; None of another column.
+
+    Example:
+        >>> measure_name("miou"), measure_name("validation_top1"), measure_name("loss")
+        ('mIoU on the test split', 'top-1 on the validation samples', None)
+    """
+    name = (METRICS | ERRORS).get(key.removeprefix(_VALIDATION))
+    where = "validation samples" if key.startswith(_VALIDATION) else "test split"
+    return None if name is None else f"{name} on the {where}"
+
+
+def is_term(key: str) -> bool:
+    """Whether a column of metrics.jsonl is a term of the loss, before its weight; what an objective reports beside its
+    loss is ``LABEL/NAME``.
+    """
+    return "/" not in key and key not in _OTHERS and measure_name(key) is None
+
+
 def headline(row: Mapping[str, Any]) -> str | None:
     """The key of the measure by which the network of a row of metrics.jsonl is judged; None where nothing was
     measured.

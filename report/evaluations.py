@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.run import read_json
 from ..core.weights import STUDENT
+from ..evaluation.retrieval_scores import retrieval_tasks
 from .markup import Markup, element, is_number, join
 from .page_parts import Cell, measured, picture, table
 
@@ -52,26 +53,42 @@ def _part(file: Path, name: str, problems: list[str]) -> Markup | None:
     contents = read_json(file, problems)
     if contents is None:
         return None
-    lines = [line for row in contents["rows"] for line in _lines(row)]
+    rows = contents["rows"]
+    lines = [line for row, network in zip(rows, _names(rows), strict=True) for line in _lines(row, network)]
     suffix = file.stem.removeprefix("evaluation")
     columns = ["network", "task", "labels", *(column for column, _ in _MEASURES.values()), "test images"]
     columns = [column for column in columns if any(line.get(column) is not None for line in lines)]
     caption = f"{name}{f' ({suffix[1:]})' if suffix else ''}: measured on its test split"
-    rows = [[line.get(column) for column in columns] for line in lines]
+    cells = [[line.get(column) for column in columns] for line in lines]
     drawn = None
     if not (file.parent / "comparison.json").is_file():
         drawn = _picture(file.parent / f"predictions{suffix}.png", name)
-    return join(table(caption, columns, rows) if rows else None, drawn)
+    return join(table(caption, columns, cells) if cells else None, drawn)
 
 
 def _picture(file: Path, name: str) -> Markup | None:
     return picture(file, f"{name}: RGB, depth, truth and predictions of test frames") if file.is_file() else None
 
 
-def _lines(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The network of each row, with its weights where these tell it from another teacher, or where they are no finished
+    student's.
+    """
+    teachers: dict[str, set[str]] = {}
+    for row in rows:
+        if row["role"] == "teacher":
+            teachers.setdefault(row["model"], set()).add(str(row.get("weights")))
+
+    def named(row: dict[str, Any]) -> str:
+        student = row["role"] == "student" and row.get("weights", STUDENT) != STUDENT
+        one_of = row["role"] == "teacher" and len(teachers[row["model"]]) > 1
+        return f"{row['role']} {row['model']}" + (f", {row['weights']}" if student or one_of else "")
+
+    return [named(row) for row in rows]
+
+
+def _lines(row: dict[str, Any], network: str) -> Iterable[dict[str, Any]]:
     """The lines of a row of an evaluation, by column."""
-    own = row["role"] != "student" or row.get("weights", STUDENT) == STUDENT
-    network = f"{row['role']} {row['model']}" + ("" if own else f", {row['weights']}")
     common: dict[str, Any] = {"network": network, "test images": measured(row["images"], ",d")}
     if is_number(row.get("labels")):
         common["labels"] = measured(100 * row["labels"], "g", " %")
@@ -91,11 +108,8 @@ def _lines(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 def _retrieval(row: dict[str, Any], common: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """A line a direction, and one of chance."""
-    student, teacher = row["modalities"]
-    if student == teacher:
-        student, teacher = f"{student} of the student", f"{teacher} of the teacher"
-    directions = ((f"{student} → {teacher}", "recall"), (f"{teacher} → {student}", "reverse"))
-    lines = [(common["network"], f"retrieval, {direction}", key) for direction, key in directions]
+    tasks = retrieval_tasks(row["modalities"], row["number"])
+    lines = [(common["network"], task, key) for task, key in zip(tasks, ("recall", "reverse"), strict=True)]
     for network, task, key in [*lines, ("chance", "retrieval", "chance")]:
         cells = _cells({f"recall_{k}": value for k, value in row[key].items()})
         yield {**common, "network": network, "task": task, **cells}

@@ -91,7 +91,7 @@ def embeddings(runs: RunFolders) -> Section:
 
 _MAPS = (
     "Each dot is a test sample, placed by the two directions in which the student's embeddings vary most (PCA) "
-    "and coloured by its class. "
+    "and coloured by its class, where the data has one class for each. "
     "Two directions show little of a space of many: nearness here is a hint, the tables show what can be told apart."
 )
 
@@ -110,17 +110,21 @@ def _map(group: RunSeries) -> Markup:
         f"{group.name}: {len(points)} test samples; the axes hold {number(100 * shares[0], '.0f')} % and "
         f"{number(100 * shares[1], '.0f')} % of the variance"
     )
+    if classes is None:
+        title += "; not coloured, as the data has no single class for each sample"
     return scatter(Scatter(title, points, classes, names))
 
 
-def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[int], list[str], list[float]]:
-    """Places (n, 2), classes and their names, and the axes' shares of the variance."""
+def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[int] | None, list[str], list[float]]:
+    """Places (n, 2), classes, or None where a sample has none or several, their names, and the axes' shares of the
+    variance.
+    """
     import torch
 
     from ..evaluation.evaluation_data import evaluation_data
     from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
-    from ..training.data import check_modality, open_loader, open_split
+    from ..training.data import check_modality, open_loader, open_split, spaced_batches
 
     contender = EvaluatedNetworks(Run(path), config).student()
     split = open_split(evaluation_data(config), "test")
@@ -129,19 +133,16 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
     check_modality(contender.entry, split)
     network = contender.network.freeze()
     loader = open_loader(split, [network.modality], batch_size=_AT_ONCE, device="cpu", seed=0, train=False)
-    step = max(1, len(loader) * _AT_ONCE // _SAMPLES)
     values, targets = [], []
     with torch.no_grad():
-        for place in list(range(0, len(loader), step))[: _SAMPLES // _AT_ONCE]:
-            batch = next(iter(loader.epoch(0, place)))
+        for batch in spaced_batches(loader, _SAMPLES, _AT_ONCE):
             embedding = network(batch, frozenset({"embedding"})).embedding
             assert embedding is not None, "the embedding is what the network computes"
             values.append(embedding.float())
-            targets.append(batch["target"] if "target" in batch else torch.zeros(len(values[-1]), dtype=torch.int64))
+            targets += [batch["target"]] if "target" in batch else []
     projection = principal_axes(torch.cat(values), 2)
-    classes = torch.cat(targets).tolist()
-    names = [str(name) for name in (split.classes or [f"class {number_}" for number_ in range(max(classes) + 1)])]
-    return projection.points.tolist(), classes, names, projection.shares.tolist()
+    classes = torch.cat(targets).tolist() if len(targets) == len(values) else None
+    return projection.points.tolist(), classes, [*map(str, split.classes or ())], projection.shares.tolist()
 
 
 def reproduction(runs: RunFolders) -> Section:

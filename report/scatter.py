@@ -21,19 +21,22 @@ class Scatter:
     Attributes:
         title: What they are.
         points: (n, 2) places.
-        classes: n numbers of their classes.
+        classes: n numbers of their classes; None where they have none, so that all have one colour.
         names: Of the classes.
     """
 
     title: str
     points: Sequence[Sequence[float]]
-    classes: Sequence[int]
+    classes: Sequence[int] | None
     names: Sequence[str]
 
 
 def scatter(shown: Scatter) -> Markup:
-    """The map with its legend; of many classes the most frequent ones have a colour and marker of their own."""
-    counts = Counter(shown.classes)
+    """The map with its legend; of many classes the most frequent ones have a colour and marker of their own, and
+    without classes there is no legend.
+    """
+    classes = [0] * len(shown.points) if shown.classes is None else shown.classes
+    counts = Counter(classes)
     style: dict[int | None, int] = {
         label: place for place, label in enumerate(sorted(label for label, _ in counts.most_common(_SHOWN)))
     }
@@ -43,7 +46,7 @@ def scatter(shown: Scatter) -> Markup:
     scale = (_SIDE - 2 * _EDGE) / (max(spans) or 1.0)
     height = round(spans[1] * scale) + 2 * _EDGE
     dots: dict[int | None, list[tuple[float, float]]] = {label: [] for label in [None, *style]}
-    for (x, y), label in zip(shown.points, shown.classes, strict=True):
+    for (x, y), label in zip(shown.points, classes, strict=True):
         where = round(_EDGE + (x - low[0]) * scale, 1), round(height - _EDGE - (y - low[1]) * scale, 1)
         dots[label if label in style else None].append(where)
     groups = [_group(places, style.get(label), _name(shown, label, counts)) for label, places in dots.items() if places]
@@ -59,7 +62,7 @@ def scatter(shown: Scatter) -> Markup:
         "figure",
         element("figcaption", shown.title),
         svg,
-        element("ul", keys, class_="legend plain"),
+        None if shown.classes is None else element("ul", keys, class_="legend plain"),
         class_="chart-box",
     )
 
@@ -94,6 +97,8 @@ def _class(style: int | None) -> str:
 
 
 def _name(shown: Scatter, label: int | None, counts: Counter) -> str:
+    if shown.classes is None:
+        return "samples"
     if label is None:
         return "other classes"
     named = shown.names[label] if 0 <= label < len(shown.names) else f"class {label}"

@@ -11,23 +11,19 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
+from ..plots.metric_names import ERRORS, METRICS, is_term, measure_name
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import RunFolders, RunSeries, reads_teacher
+from .runs import RunFolders, RunSeries, initial_epochs, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
-    "top1": "top-1 on the test split, %",
-    "top5": "top-5 on the test split, %",
-    "validation_top1": "top-1 on the validation samples, %",
-    "mAP": "mean average precision on the test split, %",
-    "validation_mAP": "mean average precision on the validation samples, %",
-    "miou": "mIoU on the test split, %",
-    "validation_miou": "mIoU on the validation samples, %",
-    "delta1": "δ < 1.25 on the test split, %",
-    "validation_delta1": "δ < 1.25 on the validation samples, %",
-    "pixel_accuracy": "pixels right on the test split, %",
+    **{
+        key: f"{measure_name(key)}{', %' if name in METRICS else ''}"
+        for name in (*METRICS, *ERRORS)
+        for key in (name, f"validation_{name}")
+    },
     "loss": "training loss",
     "lr": "learning rate",
     "gradient_norm": "norm of the gradient before it was clipped",
@@ -65,7 +61,7 @@ def transfers(runs: RunFolders) -> Section:
                 _network(config.student),
                 objectives,
                 data_of(config),
-                measured(config.train.epochs, "d"),
+                _epochs(config),
             ]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
         details.append(_detail(group, alone=len(runs.groups) == 1))
@@ -252,7 +248,11 @@ def _charts(groups: Sequence[RunSeries]) -> Markup:
 def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Chart:
     series = [line for group in groups if (line := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
-    title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
+    if key in _LABELS:
+        # mIoU and δ stay as they are written.
+        title = label[0].upper() + label[1:] if label[0].isascii() and not label[1].isupper() else label
+    else:
+        title = f"{key}, before its weight" if is_term(key) else key
     return Chart(title, "epoch", label, series, limits=(0, 100) if label.endswith("%") else (-inf, inf))
 
 
@@ -264,6 +264,14 @@ def _series(key: str, group: RunSeries, style: int) -> Series:
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
     measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
     return series_with_std(group.name, [(epoch, value.mean, value.std) for epoch, value in measured.items()], style)
+
+
+def _epochs(config: RunConfig) -> Cell:
+    """Those of the training proper, behind those of an initial stage; of a training that leaves them to the number of
+    samples a dash.
+    """
+    initial, epochs = initial_epochs(config), config.train.epochs
+    return Cell(f"{initial} + {epochs}", initial + epochs) if initial and epochs else measured(epochs, "d")
 
 
 def _learns_labels(config: RunConfig) -> bool:

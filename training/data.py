@@ -189,14 +189,23 @@ def _highest_colour(split: Split) -> float | None:
 
 
 def _spaced(split: Split, modality: str, samples: int) -> Iterator[dict[str, Tensor]]:
-    """Evenly spaced samples, not augmented, in batches of eight on the CPU: neighbours on the disk are often alike. Of
-    a loader of a user's own, evenly spaced batches.
+    """Evenly spaced samples, not augmented, in batches of eight on the CPU: neighbours on the disk are often alike."""
+    yield from spaced_batches(open_loader(split, [modality], batch_size=8, train=False, device="cpu"), samples, 8)
+
+
+def spaced_batches(loader: ViewLoader, samples: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Evenly spaced samples of a loader that does not train. Of a loader of a user's own, which may lack ``in_order``,
+    evenly spaced batches.
+
+    Args:
+        loader: In this process alone.
+        samples: How many; all where there are no more.
+        batch_size: That the loader was opened with.
     """
-    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
     if is_own(type(getattr(loader, "loader", loader))):
-        yield from loader.in_order(0, evenly_spaced(loader.num_samples, samples), 8)
+        yield from loader.in_order(0, evenly_spaced(loader.num_samples, samples), batch_size)
         return
-    for place in range(0, len(loader), max(1, len(loader) // max(1, samples // 8))):
+    for place in evenly_spaced(len(loader), -(-samples // batch_size)).tolist():
         yield next(iter(loader.epoch(0, place)))
 
 

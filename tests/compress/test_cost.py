@@ -1,6 +1,8 @@
 """What a network costs, against numbers worked out by hand, and `contrastill cost` as a user runs it."""
 
+import html
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from contrastill.compress.cost import network_cost, network_costs
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.run import Run
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, save_student
 
@@ -273,7 +276,29 @@ def test_the_size_is_the_network_s_own_or_the_data_s(runs, capsys):
         [3, 24, 24],
     ]
     assert main(["cost", "resnet8", "--rounds", "1"]) == 2
-    assert "give size (--size), such as 32" in capsys.readouterr().err
+    assert "give contrastill cost a size (--size), such as 32" in capsys.readouterr().err
+
+
+def test_the_size_of_data_that_are_not_at_hand_is_the_recorded_one(runs, tmp_path):
+    for name, modality, scale in (("student", "rgb", {}), ("grey", "grey", {"mean": (0.5,), "std": (0.25,)})):
+        run = Run(tmp_path / name)
+        shutil.copytree(runs / "kd", run.path)
+        changes = ["data={name: packed, path: gone.h5}", f"student.modality={modality}", "teachers=[]", "objectives="]
+        config = load_config(str(run.config), [*changes, "objectives.cross_entropy={}"], trains=False)
+        run.config.write_text(to_yaml(config))
+        save_student(build_network("resnet8", num_classes=12, modality=modality, **scale), run.student)
+    assert main(["report", str(tmp_path), "-q"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "no data at hand says which: give contrastill cost a size (--size), such as 32" in html.unescape(page)
+    for name in ("student", "grey"):
+        facts = tmp_path / name / "checkpoints" / "data.json"
+        facts.parent.mkdir()
+        facts.write_text(json.dumps({"train": {"samples": 24, "modalities": "depth [1, 8, 8], rgb [3, 16, 20]"}}))
+    shapes = [row.cost.input_shape for row in contrastill.measure_cost([tmp_path / "student", tmp_path / "grey"]).rows]
+    assert shapes == [(3, 16, 20), (1, 16, 20)]
+    assert main(["report", str(tmp_path), "-q"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "not counted" not in page and "3×16×20" in page and "1×16×20" in page
 
 
 def test_what_is_no_network(runs, capsys):

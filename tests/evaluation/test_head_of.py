@@ -161,8 +161,8 @@ def test_the_table_has_the_share_and_chance(rows):
     assert tasks == [
         *["segmentation (linear), head of teacher"] * 2,
         *["linear probe, embedding, head of teacher"] * 2,
-        "retrieval, normalized_depth → rgb",
-        "retrieval, rgb → normalized_depth",
+        "retrieval, normalized_depth → rgb of teacher 0",
+        "retrieval, rgb of teacher 0 → normalized_depth",
         "retrieval",
     ]
     assert table.rows[-1][table.columns.index("network")] == "chance"

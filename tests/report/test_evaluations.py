@@ -12,6 +12,7 @@ from contrastill.cli.main import main
 from contrastill.report.comparison import Compared
 from contrastill.report.evaluations import evaluation
 from contrastill.report.runs import find
+from contrastill.report.transfers import curves
 from helpers.pages import Page
 
 DATA = ["data.name=rooms", "data.size=16", "data.train_samples=32", "data.test_samples=12"]
@@ -59,10 +60,35 @@ def test_retrieval_has_a_line_for_each_direction_and_for_chance(page):
     lines = page.tables["depth: measured on its test split"][-3:]
     written = next(row for row in rows_of(out / "depth" / "evaluation.json") if row["task"] == "retrieval")
     assert [line["task"] for line in lines] == [
-        "retrieval, normalized_depth → rgb", "retrieval, rgb → normalized_depth", "retrieval"]  # fmt: skip
+        "retrieval, normalized_depth → rgb of teacher 0", "retrieval, rgb of teacher 0 → normalized_depth",
+        "retrieval"]  # fmt: skip
     assert lines[2]["network"] == "chance"
     for line, key in zip(lines, ("recall", "reverse", "chance"), strict=True):
         assert [line[f"R@{k}, %"] for k in (1, 5, 10)] == [f"{written[key][str(k)]:.2f}" for k in (1, 5, 10)]
+
+
+def test_teachers_of_one_architecture_are_told_apart(page, tmp_path):
+    _, out = page
+    file = tmp_path / "evaluation.json"
+    evaluated = json.loads((out / "depth" / "evaluation.json").read_text())
+    student = {**evaluated["rows"][0], "task": "accuracy", "top1": 50.0}
+    teacher, retrieval = {**student, "role": "teacher"}, evaluated["rows"][-1]
+    evaluated["rows"] = [
+        student,
+        *({**teacher, "weights": f"runs/{name}"} for name in "ab"),
+        {**teacher, "model": "resnet14", "weights": "runs/c"},
+        retrieval,
+        {**retrieval, "number": 1, "modalities": ["rgb", "rgb"]},
+    ]
+    file.write_text(json.dumps(evaluated))
+    (tmp_path / "page.html").write_text(evaluation(tmp_path, "depth", []), encoding="utf-8")
+    (lines,) = Page(tmp_path / "page.html").tables.values()
+    assert [line["network"] for line in lines[:4]] == [
+        "student resnet8", "teacher resnet8, runs/a", "teacher resnet8, runs/b", "teacher resnet14"]  # fmt: skip
+    assert [line["task"] for line in lines[4:]] == [
+        "retrieval, normalized_depth → rgb of teacher 0", "retrieval, rgb of teacher 0 → normalized_depth", "retrieval",
+        "retrieval, rgb of the student → rgb of teacher 1", "retrieval, rgb of teacher 1 → rgb of the student",
+        "retrieval"]  # fmt: skip
 
 
 def test_a_segmenters_own_answers_also_on_other_data(page):
@@ -76,6 +102,26 @@ def test_a_segmenters_own_answers_also_on_other_data(page):
         row, = rows_of(file)  # fmt: skip
         assert line["task"] == "prediction" and line["mIoU, %"] == f"{row['miou']:.2f}"
         assert line["pixels right, %"] == f"{row['pixel_accuracy']:.2f}"
+
+
+def test_measures_have_charts_of_their_names_and_terms_of_the_loss_theirs(page, tmp_path):
+    page, out = page
+    titles = [caption.partition(": values")[0] for caption in page.tables if ": values" in caption]
+    terms = [title.partition(", ")[0] for title in titles if title.endswith("before its weight")]
+    rows = [json.loads(line) for file in out.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
+    objectives = {label for run in out.glob("*/config.yaml") for label in OmegaConf.load(run).objectives}
+    assert sorted(terms) == sorted(objectives & {key for row in rows for key in row})
+    assert {"mIoU on the test split, %", "Mean accuracy of the classes on the test split, %"} <= {*titles}
+    # Of a network for depth.
+    run = tmp_path / "depth"
+    shutil.copytree(out / "segmenter", run, ignore=shutil.ignore_patterns("step-*"))
+    measures = {"abs_rel": 0.2, "rmse": 0.5, "delta1": 60.0, "delta3": 90.0, "validation_delta1": 61.0}
+    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "loss": 1.0, "l1/counted": 9.0, "l1": 1.0} | measures))
+    (tmp_path / "page.html").write_text(curves(find([str(run)])).body, encoding="utf-8")
+    assert [caption.partition(": values")[0] for caption in Page(tmp_path / "page.html").tables] == [
+        "Training loss", "δ < 1.25 on the test split, %", "δ < 1.25 on the validation samples, %",
+        "δ < 1.25³ on the test split, %", "Absolute relative error on the test split",
+        "Root of the mean squared error on the test split", "l1/counted", "l1, before its weight"]  # fmt: skip
 
 
 def test_what_was_measured_on_the_way_is_no_result_of_a_finished_run(page, tmp_path):

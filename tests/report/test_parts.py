@@ -21,7 +21,7 @@ from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.reproduce import reproduction
-from contrastill.report.runs import RunFolders, RunSeries
+from contrastill.report.runs import RunFolders, RunSeries, find
 from contrastill.report.scatter import Scatter, scatter
 from contrastill.report.svg import draw
 from contrastill.training.versions import versions
@@ -277,3 +277,38 @@ def test_a_run_without_a_recorded_command_is_trained_by_its_config(tmp_path, tex
 
 def test_numbers_are_finite():
     assert is_number(1.0) and not is_number(None) and not is_number(math.nan)
+
+
+# How far a run has come
+
+AB = ["objectives.crd=null", "objectives.ab={}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "samples", "epochs"),
+    [
+        (["train.epochs=2"], 48, 2),
+        ([*AB, "train.epochs=2", "train.initial_epochs=2"], 48, 4),
+        ([*AB, "train.epochs=2"], 48, 32),
+        (["train.epochs=null"], 30_000, 100),
+        ([*AB, "train.epochs=null", "train.initial_epochs=2"], 30_000, 102),
+        (["train.epochs=null"], None, None),
+    ],
+)
+def test_a_run_is_as_long_as_its_stages_together(tmp_path, overrides, samples, epochs):
+    run, shown = Run(tmp_path / "run"), epochs or "?"
+    teacher = ["teachers.0.model=resnet14", "teachers.0.weights=none", f"data.path={tmp_path}/data.h5"]
+    config = load_config("compression/cifar100_crd", ["data.name=packed", *teacher, *overrides, f"out={run.path}"])
+    run.claim(to_yaml(config), None if samples is None else {"train": {"samples": samples}})
+    rows = [json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in range(epochs or 3)]
+
+    def incomplete():
+        group, = find([str(run.path)]).groups  # fmt: skip
+        return group.incomplete
+
+    run.metrics.write_text("".join(rows[:-1]))
+    assert incomplete() == [f"run: unfinished: {len(rows) - 1} of {shown} epochs"]
+    run.student.write_bytes(b"weights")
+    assert incomplete() == ([f"run: metrics.jsonl is cut off after {len(rows) - 1} of {epochs} epochs"] * bool(epochs))
+    run.metrics.write_text("".join(rows))
+    assert incomplete() == []

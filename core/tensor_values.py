@@ -23,11 +23,8 @@ def check_readable(**tensors: Tensor) -> None:
         if value.device.type == "meta":
             raise UsageError(f"{name} is on the device meta and has no values: give a tensor that has some")
         if value.is_nested or value.layout != torch.strided:
-            kind = (
-                "a nested tensor"
-                if value.is_nested
-                else f"a sparse tensor ({str(value.layout).removeprefix('torch.')})"
-            )
+            layout = str(value.layout).removeprefix("torch.")
+            kind = "a nested tensor" if value.is_nested else f"a sparse tensor ({layout})"
             way = "of one shape" if value.is_nested else "as its to_dense() is"
             raise UsageError(f"{name} is {kind}: give a tensor with a value in every place, {way}")
         if value.is_complex():

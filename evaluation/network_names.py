@@ -20,7 +20,7 @@ def networks_named(networks: Sequence[str | os.PathLike | Network | NetworkName]
         UsageError: One is neither a run nor a network.
     """
     names = [network_named(network) for network in networks]
-    known = {name.text: name.network for name in names if name.network is None}
+    known: dict[str, Network | None] = {name.text: name.network for name in names if name.network is None}
     numbered = []
     for name in names:
         if name.network is not None:

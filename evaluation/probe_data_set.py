@@ -114,8 +114,8 @@ class DataSetProbe:
         if other is None:
             return []
         rows, columns = (self._representation_layers(name) for name in (text, other))
-        test, other_test = self._picked(test), self._picked(self._test_features(other))
-        values = [[linear_cka(test[row], other_test[column]) for column in columns] for row in rows]
+        own, others = self._picked(test), self._picked(self._test_features(other))
+        values = [[linear_cka(own[row], others[column]) for column in columns] for row in rows]
         return [CkaResult(text, other, self.source, rows, columns, values)]
 
     def _correlation(self, text: str, test: dict[str, Features]) -> list[CorrelationResult]:

@@ -114,7 +114,7 @@ def network_costs(
 
     Raises:
         UsageError: No such device, a number that is not positive or more than the machine can do, or images of a size
-            that a network cannot take.
+            that a network cannot take; a network with quantised layers.
 
     Example:
         >>> from contrastill.models.build import build_network
@@ -127,6 +127,8 @@ def network_costs(
         if value < 1:
             raise UsageError(f"{name}={value} is not positive: give 1 or more")
     check_threads(threads)
+    for network in networks:
+        _check_weights(network.module)
     device = _device(device)
     with _threads(threads):
         # On the device one after the other, so that a copy is made of nothing that does not fit there. Under autograd
@@ -185,6 +187,16 @@ def check_threads(threads: int | None) -> None:
             f"threads={threads} is more than {_THREADS_PER_CORE} for each of the {cores} cores of this machine: give "
             f"1 to {cores}"
         )
+
+
+def _check_weights(module: nn.Module) -> None:
+    """Refuse weights that are no parameters, and of which a file in 32-bit floats cannot hold all."""
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise UsageError(
+                f"{name} of {type(module).__name__} is of a quantised layer, whose weights are no parameters: measure "
+                "the network as it was before (contrastill.compress.operations.count_flops takes this one too)"
+            )
 
 
 def _device(name: str | torch.device) -> torch.device:

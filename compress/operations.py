@@ -17,10 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import UsageError
 from ..core.tapping import call
 
+Shape = tuple[int, ...]
+
 
 def count_flops(module: nn.Module, images: Tensor) -> int:
     """Floating-point operations of a forward, 2 for each multiply-add, of convolutions and matrix products, those of
-    attention, recurrent layers, bilinear forms and deformable convolutions among them.
+    attention, recurrent layers, bilinear forms, vectors, 8-bit layers and deformable convolutions among them.
+
+    Sums of products of elements, ``(a * b).sum(1)`` and ``torch.linalg.vecdot`` of several vectors, do not count, and
+    neither do quantised recurrent layers.
 
     Args:
         module: The network.
@@ -66,13 +71,44 @@ def _taken_apart() -> Iterator[None]:
 
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Operators that torch's counter does not know: of shapes, the operations."""
+    aten, quantized = torch.ops.aten, torch.ops.quantized
 
-    def bilinear(first: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
+    def product(first: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+        """Each of the results is a sum over the last dimension of what comes first."""
+        return 2 * math.prod(out_shape) * first[-1]
+
+    def added(_: Shape, first: Shape, *__: Any, out_shape: Shape, **___: Any) -> int:
+        """The same, with something that the product is added to before it."""
+        return product(first, out_shape=out_shape)
+
+    def added_batches(_: Shape, first: Shape, second: Shape, *__: Any, **___: Any) -> int:
+        return 2 * math.prod(first) * second[-1]
+
+    def bilinear(first: Shape, weight: Shape, *_: Any, **__: Any) -> int:
         return 2 * math.prod(first[:-1]) * math.prod(weight)
 
-    def deformable(
-        _: tuple[int, ...], weight: tuple[int, ...], *__: Any, out_shape: tuple[int, ...], **___: Any
-    ) -> int:
+    def convolution(_: Shape, weight: Shape, *__: Any, out_shape: Shape, **___: Any) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
-    return {torch.ops.aten._trilinear: bilinear, torch.ops.torchvision.deform_conv2d: deformable}
+    def over_time(_: Shape, weight: Shape, *__: Any, out_shape: Shape, **___: Any) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[:-1])  # (k, C_in, C_out)
+
+    def packed_convolution(images: Shape, packed: Any, *_: Any, out_shape: Shape, **__: Any) -> int:
+        return convolution(images, packed.unpack()[0].shape, out_shape=out_shape)
+
+    products = [aten.mv, aten.dot, aten.vdot, aten._euclidean_dist, aten._int_mm, aten._grouped_mm]
+    products += [aten._weight_int8pack_mm, aten._weight_int4pack_mm, aten._weight_int4pack_mm_for_cpu]
+    products += [quantized.linear, quantized.linear_relu, quantized.linear_dynamic, quantized.linear_relu_dynamic]
+    products += [quantized.linear_dynamic_fp16, quantized.linear_relu_dynamic_fp16]
+    convolutions = [quantized.conv1d, quantized.conv2d, quantized.conv3d]
+    convolutions += [quantized.conv1d_relu, quantized.conv2d_relu, quantized.conv3d_relu]
+    return {
+        **dict.fromkeys(products, product),
+        **dict.fromkeys(convolutions, packed_convolution),
+        aten.addmv: added,
+        aten._addmm_activation: added,
+        aten.addbmm: added_batches,
+        aten.conv_tbc: over_time,
+        aten._trilinear: bilinear,
+        torch.ops.torchvision.deform_conv2d: convolution,
+    }

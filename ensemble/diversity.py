@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UsageError
+from ..core.tensor_values import check_readable
 
 BINS = 15
 """Equal-width bins of confidence."""
@@ -170,6 +171,7 @@ def _differ(predictions: Tensor, other: Tensor) -> Tensor:
 
 
 def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None, logarithms: bool) -> None:
+    check_readable(probabilities=probabilities, targets=targets, **({} if student is None else {"student": student}))
     if probabilities.ndim != 3 or 0 in probabilities.shape:
         raise UsageError(
             f"probabilities of shape {tuple(probabilities.shape)} are not (networks, samples, classes) with at "

@@ -23,6 +23,7 @@ from ..core.torch_settings import own_settings
 from ..training.data import open_loader, open_split
 from ..training.processes import parting
 from .messages import print_message
+from .network_names import networks_named
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, network_named
 
@@ -97,7 +98,8 @@ def measure_cost(
 
     Args:
         networks: Runs (each with its first teacher), ``RUN:teacher``, names of networks (``resnet20``,
-            ``timm/resnet18@pretrained``), or networks themselves.
+            ``timm/resnet18@pretrained``), or networks themselves, which go by their class: ``Sequential``,
+            ``Sequential 2``.
         size: Side in pixels of the images, for networks without a resolution of their own; None: that of the run's
             data.
         classes: Of networks that are named without weights; None: those of the first run, else 1000.
@@ -149,7 +151,7 @@ class _Entry:
 
 def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | None) -> list[_Entry]:
     """The networks in their order, a run's teacher behind its student."""
-    names = list({name.text: name for name in map(network_named, networks)}.values())
+    names = list({name.text: name for name in networks_named(networks)}.values())
     # Runs first: their number of classes is that of networks without weights.
     built: dict[str, EvaluatedNetwork] = {}
     for name in sorted(names, key=lambda name: name.run is None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,42 +19,16 @@ from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.run_data import compared_splits, other_data
 from ..core.run_weights import WeightsRecord
-from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
 from ..plots.metric_names import METRICS, headline
-from ..plots.teachers import Panel, Point, draw_teachers
+from ..plots.teachers import Panel, draw_teachers
 from .evaluation_data import named_objectives
+from .figure_lines import RunEntry, panel_of
 from .messages import print_message
 
-_KEYS = 3  # settings that a label names
 _DEPTH = 2  # levels of folders above a run: a folder of folders of seeds
 # Keys of a config that are an axis of the figure, or that a moved file changes.
 _IGNORED = ("seed", "teachers", "data.path")
-
-
-@dataclass(frozen=True)
-class RunEntry:
-    """One finished run of the figure.
-
-    Attributes:
-        path: Its folder.
-        student: Its student's architecture.
-        label: Which objectives read a teacher, such as ``CRD + KD``; empty without a teacher.
-        teachers: How many it has.
-        seed: Its own.
-        error: 100 − top-1 of the last epoch, per cent.
-        settings: All other settings of its training, flat.
-        teacher_errors: Mean error of its teachers, and that of their ensemble; None where they were not measured.
-    """
-
-    path: Path
-    student: str
-    label: str
-    teachers: int
-    seed: int
-    error: float
-    settings: dict[str, Any]
-    teacher_errors: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -134,8 +108,8 @@ def _points(panel: Panel) -> Iterator[FigurePoint]:
     lines = [
         *((label, "baseline", [point]) for label, point in panel.baselines.items()),
         *((label, "distilled", points) for label, points in panel.lines.items()),
-        ("the teachers, mean", "teachers", panel.teachers),
-        ("the teachers' ensemble", "ensemble", panel.ensembles),
+        *((label, "teachers", points) for label, points in panel.teacher_lines.items()),
+        *((label, "ensemble", points) for label, points in panel.ensemble_lines.items()),
     ]
     for label, kind, points in lines:
         for point in points:
@@ -182,7 +156,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
             "none of these runs has a teacher: name runs that were distilled, and baselines to compare them with"
         )
     return [
-        _panel(student, [entry for entry in entries if entry.student == student], warn)
+        panel_of(student, [entry for entry in entries if entry.student == student], warn)
         for student in dict.fromkeys(entry.student for entry in entries)
     ]
 
@@ -285,65 +259,3 @@ def _teacher_errors(path: Path, config: RunConfig, warn: Callable[[str], None]) 
         raise ContrastillError(
             f"{file} cannot be read: make it again with contrastill ensemble diversity {path}"
         ) from error
-
-
-def _panel(student: str, entries: list[RunEntry], warn: Callable[[str], None]) -> Panel:
-    lines: dict[str, list[Point]] = {}
-    baselines: dict[str, Point] = {}
-    for label, line in _named(entries).items():
-        points = [
-            _point([entry for entry in line if entry.teachers == count], warn)
-            for count in sorted({entry.teachers for entry in line})
-        ]
-        if line[0].label:
-            lines[label] = points
-        else:
-            baselines[label] = points[0]
-    teacher_errors = [(entry.teachers, entry.teacher_errors) for entry in entries if entry.teacher_errors]
-    counts = sorted({teachers for teachers, _ in teacher_errors})
-    teachers, ensembles = (
-        [_mean(count, [errors[place] for teachers, errors in teacher_errors if teachers == count]) for count in counts]
-        for place in (0, 1)
-    )
-    return Panel(student, dict(sorted(lines.items())), baselines, teachers, ensembles)
-
-
-def _named(entries: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
-    """Lines by their label; equal labels of different settings name the first differences."""
-    groups: dict[str, dict[str, list[RunEntry]]] = {}
-    for entry in entries:
-        groups.setdefault(entry.label or "baseline", {}).setdefault(
-            json.dumps(entry.settings, sort_keys=True), []
-        ).append(entry)
-    named: dict[str, Any] = {}
-    for label, lines in groups.items():
-        every = [line[0].settings for line in lines.values()]
-        keys = [
-            key
-            for key in {key: None for settings in every for key in settings}
-            if len({json.dumps(settings.get(key)) for settings in every}) > 1
-        ]
-        for line in lines.values():
-            differences = [
-                f"{key.removeprefix('objectives.').removeprefix('train.')}={line[0].settings.get(key)}"
-                for key in keys[:_KEYS]
-            ]
-            full = ", ".join([label, *differences])
-            again = sum(other == full or other.startswith(f"{full} #") for other in named)
-            named[f"{full} #{again + 1}" if again else full] = line
-    return named
-
-
-def _point(entries: list[RunEntry], warn: Callable[[str], None]) -> Point:
-    """The mean over seeds."""
-    seeds: dict[int, Path] = {}
-    for entry in entries:
-        if entry.seed in seeds:
-            warn(f"{seeds[entry.seed]} and {entry.path} are alike in everything but perhaps their teachers: both count")
-        seeds.setdefault(entry.seed, entry.path)
-    return _mean(entries[0].teachers, [entry.error for entry in entries])
-
-
-def _mean(teachers: int, errors: list[float]) -> Point:
-    error = mean_std(errors)
-    return Point(teachers, error.mean, error.std, error.count)

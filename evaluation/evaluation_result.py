@@ -245,7 +245,8 @@ class EvaluationRow:
         run: The run's folder.
         role: ``student``, ``teacher``, ``random`` or ``scratch``.
         model: Its architecture.
-        parameters: How many it has.
+        parameters: How many it has; of a student in the space of its teacher (heads of that, retrieval) with its
+            adaptor.
         images: Number of test images.
         weights: The file or checkpoint of its weights.
         task: ``accuracy``, ``segmentation``, ``classification`` or ``retrieval``.

@@ -114,15 +114,15 @@ class DataSetProbe:
         if other is None:
             return []
         rows, columns = (self._representation_layers(name) for name in (text, other))
-        other_test = self._test_features(other)
-        values = [[linear_cka(test[row].values, other_test[column].values) for column in columns] for row in rows]
+        own, others = self._picked(test), self._picked(self._test_features(other))
+        values = [[linear_cka(own[row], others[column]) for column in columns] for row in rows]
         return [CkaResult(text, other, self.source, rows, columns, values)]
 
     def _correlation(self, text: str, test: dict[str, Features]) -> list[CorrelationResult]:
         teacher = self.teacher
         if teacher is None or text == teacher:
             return []
-        logits = [self._test_features(teacher)["logits"].values, test["logits"].values]
+        logits = [self._picked(features)["logits"] for features in (self._test_features(teacher), test)]
         if logits[0].shape[1] != logits[1].shape[1]:
             counts = [value.shape[1] for value in logits]
             raise UsageError(
@@ -135,6 +135,10 @@ class DataSetProbe:
         names = self.built[teacher].network.recipe.get("classes") or self.data.test.classes
         classes = [*names] if names and len(names) == logits[0].shape[1] else None
         return [CorrelationResult(text, teacher, self.source, correlation_difference(*logits), classes)]
+
+    def _picked(self, features: dict[str, Features]) -> dict[str, Tensor]:
+        """Layer -> its values on the samples of the chosen classes."""
+        return {layer: self.data.picked(value).values for layer, value in features.items()}
 
     def _note_untrained(self, text: str) -> None:
         """Say that the logits whose correlations are measured are those of a classifier that nothing trained."""

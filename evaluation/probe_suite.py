@@ -22,10 +22,11 @@ from ..probe.layers import spatial_note
 from ..probe.linear import PROTOCOLS
 from ..training.processes import accelerator_of, parting
 from .messages import print_message, printer
+from .network_names import networks_named
 from .networks import EvaluatedNetwork
 from .probe_data_set import DataSetProbe
 from .probe_figures import draw_all
-from .probe_inputs import DataName, NetworkName, data_named, network_named, short_names
+from .probe_inputs import DataName, NetworkName, data_named, short_names
 from .probe_report import (
     CkaResult,
     CorrelationResult,
@@ -59,7 +60,8 @@ def probe_networks(
     """Train a linear classifier on frozen layers of every network and every data set, and measure what ``spec`` names.
 
     Args:
-        networks: Runs, their teachers, names of networks, or networks themselves.
+        networks: Runs, their teachers, names of networks, or networks themselves, which go by their class:
+            ``Sequential``, ``Sequential 2``.
         data: The data sets.
         spec: What is measured; None: a linear probe of the embedding.
         out: Folder for probe.json, probe.md and figures; None: nothing is written.
@@ -82,18 +84,12 @@ def probe_networks(
     if spec.cka is None and (note := spatial_note(spec.layers or ("maps.0",), spec.spatial)):
         print_message(note)
     networks, data = listed(networks, "networks", "runs/crd"), listed(data, "data", "data.h5")
-    names = _unique(networks)
-    networks = [
-        network_named(network) for network in networks
-    ]  # first, as a run's config may import the data's package
+    # First, as a run's config may import the data's package.
+    named, others = _named(networks, spec)
+    names = list({name.text: name for name in named}.values())
     sources = list({source.text: source for source in map(data_named, data)}.values())
     if not names or not sources:
         raise UsageError("a probe needs a network and data: name one of each at least")
-    others = {
-        field: network_named(network)
-        for field, network in (("cka", spec.cka), ("correlation", spec.correlation))
-        if network is not None
-    }
     folder = None if out is None else writable_folder(out)
     accelerator = accelerator or accelerator_of()
     report = _probed(names, sources, spec, others, accelerator, progress)
@@ -102,15 +98,13 @@ def probe_networks(
     return report if folder is None else _written(report, names, sources, folder)
 
 
-def _unique(networks: Sequence[NetworkLike | NetworkName]) -> list[NetworkName]:
-    """The networks, each once; of networks in memory those of one class are numbered."""
-    names: dict[str, NetworkName] = {}
-    for name in map(network_named, networks):
-        if name.network is not None and name.text in names and names[name.text].network is not name.network:
-            numbers = (f"{name.text} {number}" for number in range(2, len(networks) + 2))
-            name = replace(name, text=next(text for text in numbers if text not in names))
-        names[name.text] = name
-    return list(names.values())
+def _named(
+    networks: Sequence[NetworkLike | NetworkName], spec: ProbeSpec
+) -> tuple[list[NetworkName], dict[str, NetworkName]]:
+    """The networks, and by the key of ``spec`` those that they are compared with."""
+    compared = {key: network for key in ("cka", "correlation") if (network := getattr(spec, key)) is not None}
+    every = networks_named([*networks, *compared.values()])
+    return every[: len(networks)], dict(zip(compared, every[len(networks) :], strict=True))
 
 
 def _probed(

@@ -24,8 +24,9 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
         tables.append(
             _table(
                 result,
-                f"{first['knn']['k']} nearest neighbours, weighted cosine: top-1 %{spread}",
+                f"{_neighbours(rows)}, weighted cosine: top-1 %{spread}",
                 lambda row: _accuracy(row["knn"]),
+                (lambda row: f", k={row['knn']['k']}") if _numbers_differ(rows) else None,
             )
         )
     if "logme" in first:
@@ -70,13 +71,40 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _table(result: dict[str, Any], title: str, cell: Callable[[dict[str, Any]], str]) -> Table:
+def _table(
+    result: dict[str, Any],
+    title: str,
+    cell: Callable[[dict[str, Any]], str],
+    heading: Callable[[dict[str, Any]], str] | None = None,
+) -> Table:
+    """A table of the rows.
+
+    Args:
+        result: The contents of probe.json.
+        title: Its own.
+        cell: Text of a row.
+        heading: What the heading of a row's column says beside data and layer.
+    """
     cells = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
     columns = column_keys(result["rows"], [data["name"] for data in result["data"]])
     names = [network["name"] for network in result["networks"]]
     rows = [[name, *(cells.get((name, *column), "") for column in columns)] for name in names]
     short = _short(result)
-    return Table(title, ["network", *(f"{short[data]}, {layer}" for data, layer in columns)], rows)
+    beside = {(row["data"], row["layer"]): heading(row) if heading else "" for row in result["rows"]}
+    heads = (f"{short[data]}, {layer}{beside[data, layer]}" for data, layer in columns)
+    return Table(title, ["network", *heads], rows)
+
+
+def _numbers_differ(rows: list[dict[str, Any]]) -> bool:
+    return len({row["knn"]["k"] for row in rows}) > 1
+
+
+def _neighbours(rows: list[dict[str, Any]]) -> str:
+    """``20 nearest neighbours``; without the number where that differs, as small data have fewer samples."""
+    if _numbers_differ(rows):
+        return "k nearest neighbours"
+    number = rows[0]["knn"]["k"]
+    return f"{number} nearest neighbour{'s' * (number > 1)}"
 
 
 def column_keys(rows: list[dict[str, Any]], data: list[str]) -> list[tuple[str, str]]:

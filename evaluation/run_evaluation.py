@@ -49,7 +49,7 @@ from .gallery import Gallery
 from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
-from .teacher_space import HEAD_TASKS, head_rows, retrieval_scores
+from .teacher_space import HEAD_TASKS, head_rows, retrieval_rows
 from .trained_size import other_size, size_keys, trained_size
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,6 @@ class RunEvaluation:
             "accuracy": self._accuracy,
             "segmentation": self._segmentation,
             "classification": self._classification,
-            "retrieval": lambda candidate: retrieval_scores(self, candidate),
         }
         names = [name for name in self.options.tasks if self.options.head_of is None or name not in HEAD_TASKS]
         if len(names) < len(self.options.tasks):
@@ -129,6 +128,9 @@ class RunEvaluation:
                 measured.add(key)
             self.prepare(candidate)
             for task in names:
+                if task == "retrieval":  # of the student with an adaptor
+                    yield from retrieval_rows(self, candidate)
+                    continue
                 for scores in tasks[task](candidate):
                     yield self.row(candidate, task, scores)
 

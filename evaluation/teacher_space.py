@@ -81,8 +81,8 @@ def head_rows(evaluation: RunEvaluation) -> Iterator[EvaluationRow]:
             yield from _classification(evaluation, teacher, student, adaptors[task])
 
 
-def retrieval_scores(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> Iterator[RetrievalScores]:
-    """How well the student's embedding of a test sample finds each teacher's of the same sample among all.
+def retrieval_rows(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> Iterator[EvaluationRow]:
+    """The rows of how well the student's embedding of a test sample finds each teacher's of the same sample among all.
 
     Args:
         evaluation: Of the run.
@@ -110,7 +110,7 @@ def retrieval_scores(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> 
         adapted = _adapted(candidate, adaptor_of(path, number, "embedding"), device)
         ours, theirs = (_embeddings(evaluation, network, evaluation.test).values for network in (adapted, teacher))
         result = retrieval(ours, theirs)
-        yield RetrievalScores(
+        scores = RetrievalScores(
             teacher.model,
             number,
             (candidate.network.modality, teacher.network.modality),
@@ -118,6 +118,7 @@ def retrieval_scores(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> 
             _rounded(result.reverse),
             _rounded(result.chance),
         )
+        yield evaluation.row(adapted, "retrieval", scores)
 
 
 def _rounded(values: Mapping[int, float]) -> dict[int, float]:

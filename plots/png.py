@@ -12,7 +12,7 @@ from .chart import Chart, Series
 from .figure import COLOURS, figure
 
 _MARKERS = "osD^vP*X"
-_DOTTED = "1x"
+_DOTTED = "1x2+34"
 _GREY = "#777777"
 _LEVELS = ("--", (0, (6, 2, 1, 2)))
 _TICKS = 8  # numbers along x that each have a tick
@@ -133,7 +133,7 @@ def _line(axes: Any, series: Series, shift: float) -> Any:
     xs, ys = np.array(series.points).T
     options: dict[str, Any] = {"label": series.name, "color": COLOURS[series.style % len(COLOURS)]}
     if series.line == "dotted":
-        options |= {"color": _GREY, "linestyle": ":", "marker": _DOTTED[series.style % 2], "markersize": 6}
+        options |= {"color": _GREY, "linestyle": ":", "marker": _DOTTED[series.style % len(_DOTTED)], "markersize": 6}
     elif series.bounds:
         options |= {"marker": _MARKERS[series.style % len(_MARKERS)], "markersize": 4.5, "linewidth": 1.3}
     else:

@@ -19,12 +19,14 @@ class Point:
         error: Mean of 100 − top-1, per cent.
         std: Standard deviation over them (of a sample, n − 1); None for a single one.
         runs: How many they are.
+        data: What tells the data of teachers from those of others in the panel, ``data.path=easy.h5``; else empty.
     """
 
     teachers: int
     error: float
     std: float | None
     runs: int
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Panel:
         student: Its name.
         lines: Points by the objectives' label, by rising number of teachers.
         baselines: The same architecture without a teacher, by label.
-        teachers: Mean error of the teachers themselves, by their number.
-        ensembles: Error of the teachers' ensemble, by their number.
+        teachers: Mean error of the teachers themselves, by their data and number.
+        ensembles: Error of the teachers' ensemble, by their data and number.
     """
 
     student: str
@@ -44,6 +46,23 @@ class Panel:
     baselines: dict[str, Point]
     teachers: list[Point]
     ensembles: list[Point]
+
+    @property
+    def teacher_lines(self) -> dict[str, list[Point]]:
+        """The points of the teachers by label, one for each of their data."""
+        return _by_data("the teachers, mean", self.teachers)
+
+    @property
+    def ensemble_lines(self) -> dict[str, list[Point]]:
+        """The points of the teachers' ensemble by label, one for each of their data."""
+        return _by_data("the teachers' ensemble", self.ensembles)
+
+
+def _by_data(label: str, points: Sequence[Point]) -> dict[str, list[Point]]:
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        lines.setdefault(f"{label}, {point.data}" if point.data else label, []).append(point)
+    return lines
 
 
 def draw_teachers(panels: Sequence[Panel], path: str | os.PathLike) -> None:
@@ -85,10 +104,9 @@ def _series(panel: Panel, styles: dict[str, int]) -> list[Series]:
         spread = "" if point.std is None else f" ± {point.std:.2f}"
         name = f"{label}: {point.error:.2f}{spread} ({_runs([point])})"
         series.append(series_with_std(name, [(count, point.error, point.std) for count in counts], style, "level"))
-    for points, name in ((panel.teachers, "the teachers, mean"), (panel.ensembles, "the teachers' ensemble")):
-        if points:
-            style = len(styles) + len(panel.baselines) + (name != "the teachers, mean")
-            series.append(Series(name, [(point.teachers, point.error) for point in points], (), style, "dotted"))
+    teachers = {**panel.teacher_lines, **panel.ensemble_lines}
+    for style, (name, points) in enumerate(teachers.items(), len(styles) + len(panel.baselines)):
+        series.append(Series(name, [(point.teachers, point.error) for point in points], (), style, "dotted"))
     return series
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.arguments import checked
 from ..core.errors import UsageError
+from ..core.tensor_values import check_readable
 
 FEWEST = 4
 """Samples that the unbiased estimate needs."""
@@ -133,7 +134,8 @@ def _ratio(both: float, first: float, second: float) -> float:
 
 def _centred_pair(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
     """Both in float64, centred: no estimate changes by it, and less is lost to rounding."""
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+    check_readable(x=x, y=y)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not (x.shape[1] and y.shape[1]):
         raise UsageError(
             f"layers of shape {tuple(x.shape)} and {tuple(y.shape)} cannot be compared: give (N, D1) and (N, D2) "
             "of the same N samples"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.arguments import checked
 from ..core.errors import UsageError
+from ..core.tensor_values import check_readable
 
 
 @checked
@@ -34,7 +35,8 @@ def class_correlation(logits: Tensor, who: str = "the network") -> Tensor:
         >>> class_correlation(torch.tensor([[1.0, -2.0], [2.0, -4.0], [4.0, -8.0]])).tolist()
         [[1.0, -1.0], [-1.0, 1.0]]
     """
-    if logits.ndim != 2 or len(logits) < 2:
+    check_readable(logits=logits)
+    if logits.ndim != 2 or len(logits) < 2 or not logits.shape[1]:
         raise UsageError(
             f"logits of shape {tuple(logits.shape)} have no correlations: give (N, C) of at least two samples"
         )
@@ -84,6 +86,7 @@ def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDiffe
     Raises:
         UsageError: Networks of different numbers of classes, or logits without correlations.
     """
+    check_readable(teacher=teacher, student=student)
     if teacher.ndim == student.ndim == 2 and (teacher.shape[1] != student.shape[1] or teacher.shape[1] < 2):
         raise UsageError(
             f"logits of {teacher.shape[1]} and of {student.shape[1]} classes cannot be compared: take two "

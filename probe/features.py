@@ -22,6 +22,7 @@ from ..core.fingerprint import network_fingerprint, tensors_hash
 from ..core.loss_labels import whole_numbers
 from ..core.representation import Network
 from ..core.teachers.same_outputs import near
+from ..core.tensor_values import check_readable
 from .layers import part_of, vector_of
 
 # Samples on which cached features are compared with new ones.
@@ -34,7 +35,7 @@ class Features:
     """One layer of a network on the N samples of a split, in the order of their index; on the CPU.
 
     Attributes:
-        values: (N, D) float32.
+        values: (N, D) float32; whole numbers become that.
         targets: (N,) int64 classes, or None; those of another dtype of integers become int64.
     """
 
@@ -42,6 +43,8 @@ class Features:
     targets: Tensor | None
 
     def __post_init__(self) -> None:
+        if not (self.values.is_floating_point() or self.values.is_complex() or self.values.is_quantized):
+            object.__setattr__(self, "values", self.values.float())
         if self.targets is not None and whole_numbers(self.targets):  # as stored; they are taken as indices
             object.__setattr__(self, "targets", self.targets.long())
 
@@ -271,12 +274,20 @@ def check_classes(
 
     Raises:
         UsageError: Samples without classes, a class without training samples, test samples of classes that no training
-            sample has, features of different lengths, or that are not finite, labels that
-            can hardly number classes.
+            sample has, features of different lengths, or that are not finite, not dense or not real, labels that
+            are no whole numbers or can hardly number classes.
     """
     if train.targets is None or test.targets is None:
         raise UsageError("a probe needs classes, and the samples have none: give labelled splits")
-    for targets in (train.targets, test.targets):
+    for part, targets in ((train, train.targets), (test, test.targets)):
+        check_readable(values=part.values, targets=targets)
+        if part.values.ndim != 2 or not part.values.shape[1] or targets.shape != (len(part.values),):
+            raise UsageError(
+                f"features of shape {tuple(part.values.shape)} and classes of shape {tuple(targets.shape)} do not fit: "
+                "give (N, D) and (N,), with one number or more of each sample"
+            )
+        if not whole_numbers(targets):
+            raise UsageError(f"the classes are {targets.dtype}: give whole numbers from 0 on")
         check_highest_class(int(targets.max()) if len(targets) else 0)
     known = set(train.targets.unique().tolist())
     empty = [number for number in range(num_classes or 0) if number not in known]

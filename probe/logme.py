@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..core.arguments import Positive, checked
 from ..core.errors import UsageError
 from ..core.loss_labels import whole_numbers
+from ..core.tensor_values import check_readable
 
 # The evidence grows without bound where features give the labels exactly, and a class that they say nothing of wants
 # weights of 0.
@@ -95,6 +96,7 @@ def _evidence(count: int, alpha: Tensor, beta: Tensor, spectrum: Tensor, weights
 
 
 def _check(values: Tensor, targets: Tensor) -> None:
+    check_readable(values=values, targets=targets)
     if values.ndim != 2 or targets.shape != (len(values),):
         raise UsageError(
             f"features of shape {tuple(values.shape)} and classes of shape {tuple(targets.shape)} do not fit: "

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..core.arguments import Positive, checked
 from ..core.errors import UsageError
+from ..core.tensor_values import check_readable
 
 _CELLS = 2**22  # of a chunk of similarities
 _TIE = 1e-13
@@ -50,7 +51,8 @@ def retrieval(queries: Tensor, gallery: Tensor, ks: Sequence[Positive] = (1, 5, 
         - queries: (N, D) - gallery: (N, D)
 
     Raises:
-        UsageError: Other shapes, no samples, a k below 1, or embeddings that are not finite.
+        UsageError: Other shapes, no samples, no numbers, a k below 1, or embeddings that are not finite, not dense or
+            not real.
 
     Example:
         >>> rgb = torch.eye(4)
@@ -59,8 +61,11 @@ def retrieval(queries: Tensor, gallery: Tensor, ks: Sequence[Positive] = (1, 5, 
         {1: 50.0, 2: 50.0}
     """
     for name, side in (("queries", queries), ("gallery", gallery)):
-        if side.ndim != 2 or not len(side):
-            raise UsageError(f"{name} is {tuple(side.shape)}: give embeddings (N, D) of one sample or more")
+        check_readable(**{name: side})
+        if side.ndim != 2 or not side.numel():
+            raise UsageError(
+                f"{name} is {tuple(side.shape)}: give embeddings (N, D) of one sample or more, of one number or more"
+            )
         if broken := int((~side.isfinite()).any(1).sum()):
             raise UsageError(f"{broken} of {len(side)} embeddings of {name} are not finite: look at the network")
     if queries.shape != gallery.shape:

@@ -187,8 +187,8 @@ def _lines(panel: Panel) -> dict[str, Sequence[Point]]:
     return {
         **{label: [point] for label, point in panel.baselines.items()},
         **panel.lines,
-        "the teachers, mean": panel.teachers,
-        "the teachers' ensemble": panel.ensembles,
+        **panel.teacher_lines,
+        **panel.ensemble_lines,
     }
 
 

@@ -244,6 +244,31 @@ def test_the_figure_knows_what_its_teachers_are_worth(family, tmp_path, capsys, 
     assert Path("teachers.png").is_file()
 
 
+def test_teachers_on_different_data_have_no_common_mean(family, tmp_path, capsys):
+    other = with_settings(family / "kd2-1", family / "other", 64, data__test_samples=32, train__epochs=2)
+    for run in (family / "kd2-0", other):
+        assert main(["ensemble", "diversity", str(run), "--json"]) == 0
+    one, two = (json.loads((run / "diversity.json").read_text()) for run in (family / "kd2-0", other))
+    capsys.readouterr()
+    assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    for kind, label in (("teachers", "the teachers, mean"), ("ensemble", "the teachers' ensemble")):
+        assert points(answer, kind) == [
+            (
+                f"{label}, data.test_samples={values['samples']}",
+                2,
+                100 - (values["ensemble"]["top1"] if kind == "ensemble" else mean(values)),
+                1,
+            )
+            for values in (one, two)
+        ]
+
+
+def mean(values):
+    """Top-1 of the networks of a diversity.json."""
+    return sum(row["top1"] for row in values["networks"]) / len(values["networks"])
+
+
 def test_lines_are_named_by_objectives_rule_and_what_else_differs(runs, family, tmp_path, capsys):
     crd = {"cross_entropy": {"weight": 1}, "crd": {"num_negatives": 16}, "kd": {}}
     with_settings(runs / "kd", family / "both", 70, objectives=crd)

@@ -211,6 +211,26 @@ def test_positions_of_layers_that_have_none_are_named(runs, packed, tmp_path, ca
     assert capsys.readouterr().err == ""
 
 
+def test_the_table_says_how_many_neighbours_each_column_is_of(runs, packed, tmp_path):
+    from contrastill import ProbeSpec, probe_networks
+
+    names = [str(packed / f"{name}.h5") for name in ("three", "few")]
+    with h5py.File(names[0]) as source, h5py.File(names[1], "w") as file:
+        for split, count in (("train", 6), ("test", 24)):
+            for field in ("rgb", "target"):
+                file[f"{split}/{field}"] = source[f"{split}/{field}"][:count]
+        file.attrs["classes"] = source.attrs["classes"]
+
+    def table(data):
+        report = probe_networks(runs / "kd", data, ProbeSpec(knn=20), progress=False)
+        return next(table for table in report.tables() if "nearest" in table.title)
+
+    both, one = table(names), table(names[:1])
+    assert both.title.startswith("k nearest neighbours,")
+    assert both.columns == ["network", "three, embedding, k=20", "few, embedding, k=6"]
+    assert one.title.startswith("20 nearest neighbours,") and one.columns == ["network", "three, embedding"]
+
+
 def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, packed, tmp_path, capsys):
     small = "torchvision/mobilenet_v3_small"
     arguments = [str(runs / "kd"), small, "--data", str(packed / "three.h5"), "--layers", "all", "--out", str(tmp_path)]

@@ -13,6 +13,7 @@ from torchvision.ops import deform_conv2d
 import contrastill
 from contrastill.cli.main import main
 from contrastill.compress.cost import network_cost, network_costs
+from contrastill.compress.operations import count_flops
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
@@ -91,6 +92,81 @@ class OfRows(nn.Module):
 @pytest.mark.filterwarnings("error")
 def test_operations_that_the_counter_of_torch_leaves_out(module, by_hand):
     assert network_cost(as_network(module, 16), (4, 7), rounds=1).flops == 2 * 4 * 7 * by_hand
+
+
+class Of(nn.Module):
+    """A function of a matrix of 20×32, or of what it is beside one, with no layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images[0, 0])
+
+
+V, W = torch.ones(32), torch.ones(32, 5)
+PRODUCTS = {
+    "mv": (lambda x: x @ V, lambda x: torch.einsum("nd,d->n", x, V), 20 * 32),
+    "addmv": (lambda x: torch.addmv(x[:, 0], x, V), lambda x: x[:, 0] + torch.einsum("nd,d->n", x, V), 20 * 32),
+    "batches by a vector": (lambda x: x.view(4, 5, 32) @ V, lambda x: torch.einsum("bnd,d->bn", x[None], V), 20 * 32),
+    "dot": (lambda x: x[0] @ V, lambda x: torch.einsum("d,d->", x[0], V), 32),
+    "inner": (lambda x: torch.inner(x[0], V), lambda x: torch.einsum("d,d->", x[0], V), 32),
+    "vecdot": (lambda x: torch.linalg.vecdot(x[0], V), lambda x: torch.einsum("d,d->", x[0], V), 32),
+    "addbmm": (
+        lambda x: torch.addbmm(torch.zeros(10, 10), x.view(2, 10, 32), x.view(2, 10, 32).mT),
+        lambda x: torch.einsum("bnd,bmd->nm", x.view(2, 10, 32), x.view(2, 10, 32)),
+        2 * 10 * 10 * 32,
+    ),
+    "conv_tbc": (
+        lambda x: torch.conv_tbc(x[:, None], torch.ones(3, 32, 5), torch.zeros(5), 1),
+        lambda x: nn.functional.conv1d(x.T[None], torch.ones(5, 32, 3), padding=1),
+        20 * 5 * 3 * 32,
+    ),
+    "cdist": (
+        lambda x: torch.cdist(x, 2 * W.T, compute_mode="use_mm_for_euclid_dist"),
+        lambda x: torch.einsum("nd,dm->nm", x, W),
+        20 * 32 * 5,
+    ),
+    "bytes": (
+        lambda x: torch._int_mm(x.char(), torch.ones(32, 8, dtype=torch.int8)),
+        lambda x: torch.einsum("nd,dm->nm", x, torch.ones(32, 8)),
+        20 * 32 * 8,
+    ),
+    "activation": (
+        lambda x: torch._addmm_activation(torch.zeros(5), x, W),
+        lambda x: torch.einsum("nd,dm->nm", x, W).relu(),
+        20 * 32 * 5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "same", "by_hand"), PRODUCTS.values(), ids=PRODUCTS)
+def test_products_with_vectors_and_of_other_forms_count_as_the_same_by_einsum_does(function, same, by_hand):
+    images = torch.ones(1, 1, 20, 32)
+    assert count_flops(Of(function), images) == count_flops(Of(same), images) == 2 * by_hand
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated, and still in use
+def test_layers_of_8_bits_count_as_those_that_they_were_made_from_and_have_no_parameters_to_count():
+    stubs = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=4)
+    module = nn.Sequential(stubs[0], *layers, stubs[1], nn.Flatten(), nn.Linear(4 * 4 * 4, 5)).eval()
+    images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    by_hand = 2 * (8 * 36 * 27 + 4 * 16 * 2 * 9 + 4 * 16 * 5)
+    assert count_flops(module, images) == by_hand
+    module = torch.ao.quantization.fuse_modules(module, [["1", "2"]])
+    module.qconfig, module[-1].qconfig = torch.ao.quantization.get_default_qconfig("x86"), None
+    prepared = torch.ao.quantization.prepare(module)
+    prepared(images)
+    fixed = torch.ao.quantization.convert(prepared)
+    dynamic = torch.ao.quantization.quantize_dynamic(fixed, {nn.Linear}, dtype=torch.qint8)
+    assert count_flops(fixed, images) == count_flops(dynamic, images) == by_hand
+    with pytest.raises(UsageError, match=r"1\.weight of Sequential is of a quantised layer"):
+        network_cost(as_network(fixed), 8, rounds=1)
+    linear = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UsageError, match="of Sequential is of a quantised layer, whose weights are no parameters"):
+        network_cost(as_network(linear), 2, rounds=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:The .grad attribute")

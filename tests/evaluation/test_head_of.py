@@ -170,6 +170,7 @@ def test_the_table_has_the_share_and_chance(rows):
     by_teacher, by_student, *_ = rows.rows
     assert by_student.parameters > 77_884  # with its adaptor
     assert by_teacher.parameters == 78_172
+    assert [row.parameters for row in rows.rows if row.task == "retrieval"] == [rows.rows[3].parameters]
 
 
 class Same(Adaptor):

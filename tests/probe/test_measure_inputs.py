@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from contrastill import Network, Preprocess, ProbeSpec, Taps, UsageError
+from contrastill.ensemble.diversity import diversity
 from contrastill.probe.cka import MinibatchCKA, linear_cka
-from contrastill.probe.class_correlation import correlation_difference
+from contrastill.probe.class_correlation import class_correlation, correlation_difference
 from contrastill.probe.features import Features, features_of
 from contrastill.probe.few_shot import few_shot
 from contrastill.probe.linear import fit_probe
 from contrastill.probe.logme import logme
 from contrastill.probe.neighbours import knn
+from contrastill.probe.retrieval import retrieval
 
 X, Y = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
 FEATURES = Features(X, Y)
@@ -80,6 +82,50 @@ def test_classes_of_any_dtype_of_integers_are_taken(dtype):
 def test_arguments_of_another_kind_are_named(call, message):
     with pytest.raises(UsageError, match=message):
         call()
+
+
+MEASURES = {
+    "retrieval": lambda x: retrieval(x, x),
+    "cka": lambda x: linear_cka(X, x),
+    "minibatches": lambda x: MinibatchCKA().update(x, x),
+    "logme": lambda x: logme(x, Y),
+    "correlation": lambda x: class_correlation(x),
+    "difference": lambda x: correlation_difference(X, x),
+    "knn": lambda x: knn(FEATURES, Features(x, Y)),
+    "few shots": lambda x: few_shot(Features(x, Y), FEATURES, shots=(2,)),
+    "probe": lambda x: fit_probe(Features(x, Y), Features(x, Y), "embedding"),
+    "diversity": lambda x: diversity(x.softmax(1)[None] if x.is_meta else x, Y),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.zeros(20, 0), "shape|is .20, 0.|0 classes|features that are not all 0"),
+        (lambda: X.to_sparse(), r"is a sparse tensor \(sparse_coo\): give .* as its to_dense\(\) is"),
+        (lambda: torch.zeros(20, 5, device="meta"), "is on the device meta and has no values"),
+        (lambda: X + 1j, "is torch.complex64, and what is measured are real numbers"),
+        (lambda: X.to(torch.float8_e4m3fn), r"is torch.float8_e4m3fn, which is not computed with: give its float\(\)"),
+    ],
+    ids=["empty", "sparse", "meta", "complex", "8 bits"],
+)
+def test_tensors_that_cannot_be_measured_are_refused(measure, make, message):
+    with pytest.raises(UsageError, match=message):
+        measure(make())
+
+
+@pytest.mark.parametrize("targets", [Y.float(), Y > 1, Y.to("meta"), Y + 0j])
+def test_classes_that_are_none_are_refused(targets):
+    for call in (knn, lambda train, test: few_shot(train, test, shots=(2,))):
+        with pytest.raises(UsageError, match="give whole numbers from 0 on|targets is "):
+            call(Features(X, targets), FEATURES)
+
+
+def test_whole_numbers_are_features_as_floats_are():
+    whole = (10 * X).long()
+    assert knn(Features(whole, Y), Features(whole, Y)).top1 == knn(Features(whole.float(), Y), Features(whole, Y)).top1
+    assert fit_probe(Features(X > 0, Y), Features(X > 0, Y), "embedding").num_test == 20
 
 
 def test_a_layer_that_is_named_twice_counts_once():

@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.objective import Objective
-from contrastill.core.registry import OBJECTIVES
 from contrastill.core.plain_state import PlainState
+from contrastill.core.registry import OBJECTIVES
 from contrastill.training.checkpoint import checkpoints
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))

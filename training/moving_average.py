@@ -71,8 +71,10 @@ class MovingAverage:
         """The student's tensors that its ``state_dict`` leaves out."""
         parts = dict(self.network.named_modules())
         for place, other in self._student.named_modules():
-            own = parts.get(place)
-            for name in () if own is None else other._non_persistent_buffers_set & own._buffers.keys():
+            if place not in parts:
+                continue
+            own = parts[place]
+            for name in other._non_persistent_buffers_set & own._buffers.keys():
                 value, before = other._buffers[name], own._buffers[name]
                 if value is not None and before is not None and value.shape == before.shape:
                     before.copy_(value)

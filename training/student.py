@@ -30,7 +30,7 @@ from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
 from ..models.trained_logits import untrained_logits
-from ..models.user_module import unwrapped
+from ..models.wrappers import to_be_filled, unwrapped
 from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
 
@@ -67,7 +67,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
           H, W), whose channel c is class c + 1 of the label maps, or of one channel a quantity such as depth.
 
     Raises:
-        UsageError: The network is of a class that only you can make, and ``module`` is left out.
+        UsageError: The network is of a class that only you can make, and ``module`` is left out, or of another kind.
 
     Example:
         >>> import tempfile, torch
@@ -89,7 +89,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained, "answers": _answers(recipe), **labels}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
-        self.module = build_module(self.recipe) if module is None else module
+        self.module = build_module(self.recipe) if module is None else to_be_filled(module)
         self.preprocess = recipe_preprocess(self.recipe)
         scale, self._frames_seen = self.preprocess.scale, False
         self._stored = scale is not None and scale.stored  # else made of another modality, or not known

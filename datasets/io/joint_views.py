@@ -254,7 +254,8 @@ def _check_moves_alone(transform: Any, size: tuple[int, int], others: Sequence[s
     transform.p = 1.0
     compose = A.Compose([transform], additional_targets={"up": "mask", "down": "mask"}, mask_interpolation=0)
     places = np.random.default_rng(0).permutation(count).reshape(height, width).astype(np.float32)
-    sample = {"image": np.zeros((height, width, 3), np.uint8), "up": places + 1, "down": count - places}
+    sample: dict[str, np.ndarray] = {"image": np.zeros((height, width, 3), np.uint8)}
+    sample |= {"up": places + 1, "down": count - places}
     for seed in range(0 if changed else _TRIES):
         compose.set_random_seed(seed)
         try:

@@ -33,7 +33,9 @@ def random_inputs(takes: Takes) -> Tensor:
     if not takes.inside:
         return noise
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
-    return mean + std * noise
+    values = mean + std * noise
+    # Of depth, what is below 0 would be taken for not measured, and named in a line as if somebody had given it.
+    return values if takes.preprocess.scale is None or takes.preprocess.scale.unit is None else values.abs()
 
 
 def with_gaps(inputs: Tensor, takes: Takes) -> Tensor:

@@ -79,7 +79,7 @@ class Takes:
             # The highest of 16 bits, in metres, see core.depth_marks.
             marks = f"0, {SATURATED if isinstance(unit, str) else 65535 * own.scale.metres:g} or NaN"
             what = "metres (stored millimetres / 1000)" if unit == "mm" else "metres"
-        if modality in MODALITIES:
+        if modality in MODALITIES and not (own.scale is not None and own.scale.stored):
             what = f"as contrastill.MODALITIES[{modality!r}].function makes it of {MODALITIES[modality].of}"
         return f"{modality} in float32, {what}, {marks} where nothing was measured; the normalisation is inside"
 

@@ -126,6 +126,8 @@ def check_floats(what: str, value: Tensor) -> None:
     """Refuse tensors that are no dense floating-point numbers; ``what`` begins the message, as "the logits are"."""
     if not value.is_floating_point():
         raise UsageError(f"{what} {value.dtype}: pass floating-point numbers")
+    if value.is_nested:
+        raise UsageError(f"{what} nested (torch.nested): pass dense ones, all of one length")
     if value.layout != torch.strided:
         raise UsageError(f"{what} {value.layout}: pass dense ones, as to_dense() gives")
 

@@ -1,5 +1,5 @@
-"""What losses and students of a user's own count or collect in plain attributes, which a module's ``state_dict`` leaves
-out.
+"""What losses and students of a user's own count or collect in plain attributes and in buffers with
+``persistent=False``, which a module's ``state_dict`` leaves out.
 """
 
 from __future__ import annotations
@@ -7,10 +7,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .objective import Objective
@@ -27,8 +28,8 @@ _OTHERS = (Tensor, np.ndarray, np.generic, set, deque)
 
 
 class PlainState:
-    """The plain attributes of modules' parts that are neither contrastill's nor a library's, as far as a training
-    changes them.
+    """What a training changes of modules beside their ``state_dict``: plain attributes of parts that are neither
+    contrastill's nor a library's, and non-persistent buffers of all parts but contrastill's.
 
     Args:
         terms: Before the training.
@@ -37,7 +38,11 @@ class PlainState:
 
     def __init__(self, terms: nn.Module, student: nn.Module | None = None) -> None:
         self._terms, self._student, self._warned = terms, student, False
-        self._before = {(name, key): _remembered(value) for name, _, key, value in self._attributes()}
+        self._before = {
+            (name, key): _remembered(value)
+            for values in (self._attributes(), self._buffers())
+            for name, _, key, value in values
+        }
 
     def changed(self) -> dict[str, dict[str, Any]]:
         """For a checkpoint: of each part the attributes that are others than before, as JSON has them. A line names
@@ -46,7 +51,7 @@ class PlainState:
         state: dict[str, dict[str, Any]] = {}
         lost = []
         for name, part, key, value in self._attributes():
-            if (name, key) in self._before and _same(self._before[name, key], _remembered(value)):
+            if not self._is_changed(name, key, value):
                 continue
             if _is_plain(value):
                 state.setdefault(name, {})[key] = _to_json(value)
@@ -60,14 +65,40 @@ class PlainState:
                 "of self.register_buffer(name, tensor), or as numbers and lists of them",
                 ", ".join(lost),
             )
+        for name, _, key, value in self._buffers():
+            if value is None and self._is_changed(name, key, value):
+                state.setdefault(name, {})[key] = None
         return state
 
-    def load(self, state: dict[str, dict[str, Any]]) -> None:
-        """Put back what :meth:`changed` gave; parts that are no longer there are passed over."""
+    def changed_buffers(self) -> dict[str, Tensor]:
+        """For a checkpoint: the non-persistent buffers that were written or replaced, by part and name; those that
+        became None are among :meth:`changed`.
+        """
+        return {
+            f"{name}.{key}": value
+            for name, _, key, value in self._buffers()
+            if value is not None and self._is_changed(name, key, value)
+        }
+
+    @torch.no_grad()
+    def load(self, state: dict[str, dict[str, Any]], buffers: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`changed` and :meth:`changed_buffers` gave; parts that are no longer there are passed
+        over.
+        """
         parts = dict(self._parts())
         for name, values in state.items():
             for key, value in values.items() if name in parts else ():
                 setattr(parts[name], key, _from_json(value))
+        for place, value in buffers.items():
+            name, _, key = place.rpartition(".")
+            if name not in parts:
+                continue
+            own = parts[name]._buffers.get(key)
+            if own is not None and own.shape == value.shape and own.dtype == value.dtype:
+                own.copy_(value)  # in place: other processes are given this tensor's values
+            else:
+                device = _device(own, *parts[name].parameters(), *self._parameters())
+                parts[name].register_buffer(key, value.to(device), persistent=False)
 
     def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
         for name, part in self._parts():
@@ -76,6 +107,20 @@ class PlainState:
             for key, value in vars(part).items():
                 if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
                     yield name, part, key, value
+
+    def _buffers(self) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+        """The non-persistent ones; contrastill's parts write theirs anew at each start."""
+        for name, part in self._parts():
+            if not is_own(type(part)):
+                for key in sorted(part._non_persistent_buffers_set & part._buffers.keys()):
+                    yield name, part, key, part._buffers[key]
+
+    def _is_changed(self, name: str, key: str, value: Any) -> bool:
+        return (name, key) not in self._before or not _same(self._before[name, key], _remembered(value))
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for module in (self._student, self._terms):
+            yield from () if module is None else module.parameters()
 
     def _parts(self) -> Iterator[tuple[str, nn.Module]]:
         yield from self._terms.named_modules()
@@ -88,7 +133,14 @@ def _remembered(value: Any) -> Any:
     """What tells later whether a value changed: of a tensor, which may be large, itself and how often it was written
     to.
     """
+    if isinstance(value, Tensor) and value.is_inference():
+        return value, 0  # never written to outside inference mode, and torch counts nothing
     return (value, value._version) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _device(*tensors: Tensor | None) -> torch.device:
+    """Of the first that is there."""
+    return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
 
 def _same(before: Any, now: Any) -> bool:

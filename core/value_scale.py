@@ -57,6 +57,11 @@ class ValueScale:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
+    def stored(self) -> bool:
+        """Whether the data had the values, in place of what they are made of; where it is not known, False."""
+        return self.kind is not None
+
+    @property
     def metres(self) -> float | None:
         """Metres to a stored unit; None: relative, or not depth."""
         return metres_of(self.unit)

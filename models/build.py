@@ -37,7 +37,7 @@ from .recipe import METADATA, TRAINED_FOR, TRAINED_SIZE, read_recipe, recipe_of,
 from .recorded_answer import KEY as ANSWER
 from .recorded_answer import is_of_a_user, recorded, warn_of_another
 from .reused_weights import classifier_order
-from .user_module import unwrapped
+from .wrappers import to_be_filled
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
         module: For a student of a class of your own, which contrastill cannot make: one of that class, which is filled
-            with the weights.
+            with the weights; of a wrapper, as of ``torch.compile``, the module inside is returned.
 
     Raises:
         UsageError: There is no such file, or its network is of a class that only you can make, or ``module`` is of
@@ -313,7 +313,7 @@ def plain_student(run: str | os.PathLike, module: nn.Module | None = None) -> nn
         )
     if module is None and recipe["model"] not in MODELS:
         import_plugins(imports_of(path.parent))  # of the run, whose config names the package that registered it
-    loaded = load_module(build_module(recipe) if module is None else module, recipe, path)
+    loaded = load_module(build_module(recipe) if module is None else to_be_filled(module), recipe, path)
     # A user's own network may take integers.
     if module is None and not is_of_a_user(loaded, MODELS[recipe["model"]]):
         loaded.register_forward_pre_hook(refuse_integers)
@@ -330,7 +330,7 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
     """Load a student's weights into its module, and set its preprocessing, taps and class names; in eval
     mode.
     """
-    load_weights(unwrapped(module), path, name=recipe["model"])
+    load_weights(module, path, name=recipe["model"])
     names = recipe.get("classes")
     parts = {
         "preprocess": recipe_preprocess(recipe),
@@ -343,5 +343,5 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
         # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
-    warn_of_another(unwrapped(module), recipe, path)
+    warn_of_another(module, recipe, path)
     return module.eval()

@@ -12,7 +12,7 @@ from torch import nn
 from ..core.classes import check_ordered
 from ..core.representation import Network, Preprocess, Taps
 from .recipe import TRAINED_FOR
-from .user_module import unwrapped
+from .wrappers import unwrapped
 
 
 def module_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.optim.swa_utils import AveragedModel
 
 from ..core.errors import UsageError
 from ..core.outputs import part_of
@@ -23,6 +22,7 @@ from .library import Trace
 from .module_outputs import check_rows, output_paths, prediction_tap, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
 from .transformers_taps import check_input, is_of_transformers, taps_of_transformers
+from .wrappers import refuse_empty
 
 
 class _Role(Enum):
@@ -79,6 +79,7 @@ class UserModule:
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
                 "before it is passed"
             )
+        refuse_empty(module)
         check_input(module)
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
@@ -214,23 +215,6 @@ def _computed_weights(module: nn.Module) -> str:
                     f"for good with prune.remove({place}, {weight!r}), and so of each pruned layer"
                 )
     return ""
-
-
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself in the place of what ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or an
-    average of weights (``AveragedModel``, timm's ``ModelEma``) put around it: names of modules and weights, and what it
-    says of itself, are its own.
-    """
-    while True:
-        if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        elif isinstance(module, _WRAPPERS) or type(module).__module__ == "timm.utils.model_ema":
-            module = module.get_submodule("module")
-        else:
-            return module
 
 
 def _role(module: nn.Module, name: str, trace: Trace, part: str | None) -> _Role:

@@ -32,7 +32,8 @@ from ..datasets.user_dataset import UserDataset
 from ..models.module_facts import module_classes, module_parts, module_training
 from ..models.recipe import read_recipe
 from ..models.transformers_taps import class_names
-from ..models.user_module import UserModule, unwrapped
+from ..models.user_module import UserModule
+from ..models.wrappers import refuse_program, unwrapped
 from .loader_arguments import AS_DATASET, batches_of, dataset_of, holds_samples
 from .modality_scale import check_modality_of_module
 from .module_preprocess import module_preprocess
@@ -179,6 +180,8 @@ class ArgumentResolver:
             entry.setdefault("modality", argument.recipe["modality"])
             argument = argument.module
         module, taps, preprocess, modality = module_parts(argument)
+        if role == "student":
+            refuse_program(module, "the student")
         classes = module_classes(argument)
         names = batch.split.classes
         if role == "student" and classes and names and [*classes] != [*names]:

@@ -25,6 +25,9 @@ from ..core.full_disk import room_for
 
 log = logging.getLogger(__name__)
 
+_BUFFERS = "buffers"
+"""File of what no ``state_dict`` has."""
+
 
 @dataclass
 class Position:
@@ -52,7 +55,7 @@ class Snapshot:
         running: Sums of the epoch under way, for its row in metrics.jsonl.
         random: torch's generator states, see :func:`all_random_states`.
         scaler: Gradient scaler's state, for fp16.
-        plain: Of :class:`~contrastill.core.plain_state.PlainState`.
+        plain, buffers: Of :class:`~contrastill.core.plain_state.PlainState`: attributes, and non-persistent buffers.
     """
 
     position: Position
@@ -62,6 +65,7 @@ class Snapshot:
     random: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -135,7 +139,10 @@ def _write(temporary: Path, snapshot: Snapshot) -> None:
         ("optimizer", optimizer_tensors),
         ("running", snapshot.running),
         ("random", snapshot.random),
+        (_BUFFERS, snapshot.buffers),
     ):
+        if name == _BUFFERS and not tensors:
+            continue
         save_file(
             {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
             temporary / f"{name}.safetensors",
@@ -153,7 +160,7 @@ def _bytes(snapshot: Snapshot) -> int:
     optimizer, _ = _split_tensors(snapshot.optimizer)
     return sum(
         value.nbytes
-        for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random)
+        for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random, snapshot.buffers)
         for value in tensors.values()
     )
 
@@ -199,6 +206,8 @@ def load_checkpoint(path: Path) -> Snapshot:
         tensors = {
             name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "running", "random")
         }
+        # Most networks have none.
+        buffers = load_file(path / f"{_BUFFERS}.safetensors") if f"{_BUFFERS}.safetensors" in digests else {}
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise ContrastillError(f"checkpoint {path} is damaged ({type(error).__name__})") from error
     return Snapshot(
@@ -209,6 +218,7 @@ def load_checkpoint(path: Path) -> Snapshot:
         random=tensors["random"],
         scaler=state["scaler"],
         plain=state.get("plain", {}),
+        buffers=buffers,
     )
 
 

@@ -312,7 +312,7 @@ class _Training:
         if self.average is not None:
             trained |= self.average.state()
         snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
-        snapshot.plain = self.plain.changed()
+        snapshot.plain, snapshot.buffers = self.plain.changed(), self.plain.changed_buffers()
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
     def _resume(self) -> list[dict[str, Any]]:
@@ -330,13 +330,13 @@ class _Training:
                 run.rewind(0)
             return []
         self.transfer.load_trained_state(without_average(snapshot.model))
-        if self.average is not None:
-            self.average.load(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
         match_memory(self.optimizer)
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
-        self.plain.load(snapshot.plain)
+        self.plain.load(snapshot.plain, snapshot.buffers)
+        if self.average is not None:
+            self.average.load(snapshot.model)
         set_random_state(snapshot.random)
         self.sums.load(snapshot.running)
         if is_main:

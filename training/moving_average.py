@@ -18,6 +18,8 @@ _PREFIX = "ema."
 class MovingAverage:
     """An exponential moving average of a student's weights and of its BatchNorm statistics.
 
+    Buffers with ``persistent=False``, which may be masks of infinite values, are the student's latest.
+
     After step t, from 0, it is d · average + (1 − d) · student with d = min(decay, (1 + t) / (10 + t)): what
     training begins with is forgotten within the first steps, also of a short one.
 
@@ -44,6 +46,7 @@ class MovingAverage:
         torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in self._own.keys() - set(floats):
             self._own[name].copy_(weights[name])
+        self._copy_others()
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
@@ -61,6 +64,22 @@ class MovingAverage:
                 "this checkpoint is of a training without train.ema: begin with another out=…, or leave train.ema out"
             )
         self.network.load_state_dict(own)
+        self._copy_others()
+
+    @torch.no_grad()
+    def _copy_others(self) -> None:
+        """The student's tensors that its ``state_dict`` leaves out."""
+        parts = dict(self.network.named_modules())
+        for place, other in self._student.named_modules():
+            if place not in parts:
+                continue
+            own = parts[place]
+            for name in other._non_persistent_buffers_set & own._buffers.keys():
+                value, before = other._buffers[name], own._buffers[name]
+                if value is not None and before is not None and value.shape == before.shape:
+                    before.copy_(value)
+                else:
+                    own._buffers[name] = None if value is None else value.clone()
 
 
 def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:

@@ -237,15 +237,22 @@ class _UndeferredState:
         trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
         deferred = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
         modules = [module for module in trained if id(module) not in deferred]
-        self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+        # With their places, as a forward may put other tensors there: self.mean = 0.9 * self.mean + …
+        self._buffers = [
+            (module, name, buffer, None if buffer is None else buffer.clone())
+            for module in modules
+            for name, buffer in module._buffers.items()
+        ]
         counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
         self._counters = [(module, module.get_extra_state()) for module in counting]
         self._random = random_state()
 
     @torch.no_grad()
     def restore(self) -> None:
-        for buffer, value in self._buffers:
-            buffer.copy_(value)
+        for module, name, buffer, value in self._buffers:
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+            module._buffers[name] = buffer
         for module, state in self._counters:
             module.set_extra_state(state)
         set_random_state(self._random)

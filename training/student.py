@@ -30,7 +30,7 @@ from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
 from ..models.trained_logits import untrained_logits
-from ..models.user_module import unwrapped
+from ..models.wrappers import to_be_filled, unwrapped
 from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
 
@@ -67,7 +67,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
           H, W), whose channel c is class c + 1 of the label maps, or of one channel a quantity such as depth.
 
     Raises:
-        UsageError: The network is of a class that only you can make, and ``module`` is left out.
+        UsageError: The network is of a class that only you can make, and ``module`` is left out, or of another kind.
 
     Example:
         >>> import tempfile, torch
@@ -89,9 +89,10 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained, "answers": _answers(recipe), **labels}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
-        self.module = build_module(self.recipe) if module is None else module
+        self.module = build_module(self.recipe) if module is None else to_be_filled(module)
         self.preprocess = recipe_preprocess(self.recipe)
-        self._frames_seen = False
+        scale, self._frames_seen = self.preprocess.scale, False
+        self._stored = scale is not None and scale.stored  # else made of another modality, or not known
         self.eval()
 
     @classmethod
@@ -153,15 +154,16 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
             return
         of = MODALITIES[modality].of
         if images.shape[1] == SOURCES.get(of, images.shape[1]):
-            plural = "s" if channels > 1 else ""
+            way = f"contrastill.MODALITIES[{modality!r}].function makes it from {of}"
             raise UsageError(
-                f"this student reads {modality} ({channels} channel{plural}), and these images have {images.shape[1]}: "
-                f"give {modality}, as contrastill.MODALITIES[{modality!r}].function makes it from {of}"
+                f"this student reads {modality} ({channels} channel{'s' * (channels > 1)}), and these images have "
+                f"{images.shape[1]}: give {modality}, as {'the data of its training had it' if self._stored else way}"
             )
 
     def _check_frames(self, images: Any) -> None:
         """Log a line about frames that are not normalised as those of the training; on a device of the first batch."""
-        if self.recipe.get("modality") != "normalized_depth" or getattr(images, "ndim", 0) != 4:
+        # Stored ones are normalised in whatever way the data's were.
+        if self._stored or self.recipe.get("modality") != "normalized_depth" or getattr(images, "ndim", 0) != 4:
             return
         if values_can_be_read(images) and (images.device.type == "cpu" or not self._frames_seen):
             note_frames(images)

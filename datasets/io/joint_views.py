@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.depth_marks import metres_of
-from ...core.errors import ContrastillError
+from ...core.errors import ContrastillError, UsageError
 from .array_files import of_one_ratio
 from .camera import Unit
 from .depth_resize import interpolated_depth
@@ -20,6 +21,7 @@ from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resize
 from .values import vectors_of_array
 
 _ZERO_OUTSIDE = ("rgb", "depth", LABELS)
+_TRIES = 4
 _INSIDE = "inside"  # what a further transform takes in from outside has 0 there
 
 Sample = Mapping[str, np.ndarray]
@@ -151,12 +153,14 @@ class JointViews:
 
         Raises:
             UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the
-                shape.
+                shape, or that changes values of other modalities than rgb.
         """
         # As stored: a size of no transform's default, so that one that asks for its own is seen.
-        return composed(
-            self.transforms, self.size or (61, 83), [*(name for name in self.modalities if name != "rgb"), _INSIDE]
-        )
+        size, others = self.size or (61, 83), [name for name in self.modalities if name != "rgb"]
+        compose = composed(self.transforms, size, [*others, _INSIDE])
+        for transform in compose.transforms if others else ():
+            _check_moves_alone(transform, size, others)
+        return compose
 
     @property
     def moves(self) -> bool:
@@ -229,3 +233,43 @@ class JointViews:
             for name in result.keys() - set(_ZERO_OUTSIDE):
                 result[name][outside] = torch.nan
         return result
+
+
+def _check_moves_alone(transform: Any, size: tuple[int, int], others: Sequence[str]) -> None:
+    """Complain about a transform that gives masks values of its own, or chooses among their pixels by their values: of
+    what is no mask, such as a sensor's values, it would make something else.
+
+    Seen on two maps without equal pixels, of which one is highest where the other is lowest.
+
+    Raises:
+        UsageError: It does, or does not run on such maps.
+    """
+    import albumentations as A
+
+    if not isinstance(transform, A.DualTransform):
+        return
+    name, (height, width) = type(transform).__name__, size
+    changed = getattr(transform, "fill_mask", None) not in (None, 0, 0.0)
+    transform, count = copy.deepcopy(transform), height * width
+    transform.p = 1.0
+    compose = A.Compose([transform], additional_targets={"up": "mask", "down": "mask"}, mask_interpolation=0)
+    places = np.random.default_rng(0).permutation(count).reshape(height, width).astype(np.float32)
+    sample: dict[str, np.ndarray] = {"image": np.zeros((height, width, 3), np.uint8)}
+    sample |= {"up": places + 1, "down": count - places}
+    for seed in range(0 if changed else _TRIES):
+        compose.set_random_seed(seed)
+        try:
+            view = compose(**{key: values.copy() for key, values in sample.items()})
+        except Exception as error:  # one that needs more than an image and masks
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(
+                f"data.transforms: {name} does not run on {', '.join(others)} beside rgb: {reason}"
+            ) from error
+        up, down = np.asarray(view["up"], np.float64), np.asarray(view["down"], np.float64)
+        changed = changed or up.shape != down.shape or not np.isin(up, np.arange(count + 1)).all()
+        changed = changed or not np.array_equal(np.where(up == 0, 0, count + 1 - up), down)
+    if changed:
+        raise UsageError(
+            f"data.transforms: {name}, as it is set here, would change values of {', '.join(others)}, where pixels are "
+            "moved alone: take one that moves pixels, or changes colours, and leave out its fill_mask"
+        )

@@ -132,6 +132,30 @@ def test_what_the_file_takes_in_words(kind, words):
     assert words in takes.described(modality) and takes(stored).dtype == takes.dtype
 
 
+def test_stored_values_are_not_told_to_be_made(tmp_path, caplog):
+    stored = ValueScale("floats", mean=(0.0,) * 3, std=(0.6,) * 3)
+    for scale, way in (
+        (stored, "as the data of its training had it"),
+        (replace(stored, kind=None), "as contrastill.M"),
+    ):
+        run = saved(tmp_path, "normals", scale)
+        takes = Takes((3, 16, 16), contrastill.load_student(run).preprocess, inside=True, dynamic=True)
+        assert ("function makes it of depth" in takes.described("normals")) == (scale is not stored)
+        with pytest.raises(UsageError, match=f"give normals, {way}"):
+            contrastill.Student.from_run(run)(ONES)
+    frames = ValueScale("floats", mean=(3.0,), std=(1.0,))
+    contrastill.Student.from_run(saved(tmp_path, "normalized_depth", frames))(3 + 0.1 * noise())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    "scale", [ValueScale("floats", "m", (2.0,), (2.0,)), ValueScale("floats", "relative", (0.0,), (1.0,))]
+)
+def test_random_depth_of_the_check_is_not_named(tmp_path, caplog, scale):
+    export_student(saved(tmp_path, "depth", scale), tmp_path / "a.pt2", format="torch", size=16, with_preprocess=True)
+    assert not [record for record in caplog.records if record.name.startswith("contrastill")]
+
+
 def test_colours_in_floats_are_refused_by_a_file_that_takes_bytes():
     takes = Takes((3, 4, 4), Preprocess((0.5,) * 3, (0.25,) * 3), inside=True, dynamic=True)
     with pytest.raises(UsageError, match="colours in uint8 only, and these are torch.float32: leave out"):

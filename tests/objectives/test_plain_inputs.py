@@ -64,11 +64,13 @@ def test_half_logits_with_labels_are_compared_in_float32():
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(math.log1p(math.exp(-12)), rel=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda x: x.to_sparse(), "torch.sparse_coo: pass dense ones"),
+        (lambda x: torch.nested.nested_tensor([*x.detach()]), r"nested \(torch.nested\): pass dense ones"),
         (lambda x: x[:, :, :0] if x.ndim == 4 else x[:, :0], "without a value"),
         (lambda x: x.to(torch.complex64), "pass floating-point numbers"),
     ],
@@ -79,6 +81,7 @@ def test_tensors_without_numbers_to_compare(name, change, message):
             losses()[name](student, teacher, **BATCH)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", BANKS)
 def test_banks_take_floating_point_embeddings_alone(name):
     loss, right, index = BANKS[name](4, 4, **SMALL), torch.randn(SAMPLES, 4), BATCH["index"]
@@ -87,6 +90,8 @@ def test_banks_take_floating_point_embeddings_alone(name):
         for student, teacher in ((change(right), right), (right, change(right))):
             with pytest.raises(UsageError, match="an embedding is torch"):
                 loss(student, teacher, index)
+    with pytest.raises(UsageError, match="an embedding is nested"):
+        loss(right, torch.nested.nested_tensor([*right]), index)
     with pytest.raises(UsageError, match="embeddings are on meta and the loss on cpu: move both to one device"):
         loss(right, right.to("meta"), index)
     assert loss(right, right, index.int()).isfinite()

@@ -61,3 +61,17 @@ def test_a_module_under_two_names_is_averaged_once():
     average.update(8)
     assert torch.allclose(average.network.module[4].weight, before + 0.5, atol=1e-6)
     assert average.state().keys() == {f"ema.{name}" for name in network.state_dict()}
+
+
+def test_buffers_of_no_state_dict_are_the_latest():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    module.register_buffer("mask", torch.zeros(2), persistent=False)
+    student = Network(module, taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.5,) * 3))
+    average = MovingAverage(student, 0.9)
+    module.mask = torch.tensor([0.0, -torch.inf])
+    average.update(0)
+    assert torch.equal(average.network.module.mask, module.mask)
+    other = MovingAverage(student, 0.9)
+    other.network.module.mask.zero_()
+    other.load(average.state())
+    assert torch.equal(other.network.module.mask, module.mask)

@@ -1,15 +1,19 @@
-"""Losses and students that count in plain attributes end, stopped and called again, as whole ones."""
+"""Losses and students that count in plain attributes or in non-persistent buffers end, stopped and called again, as
+whole ones.
+"""
 
 import json
 from collections import deque
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.objective import Objective
+from contrastill.core.plain_state import PlainState
 from contrastill.core.registry import OBJECTIVES
 from contrastill.training.checkpoint import checkpoints
 
@@ -61,12 +65,29 @@ class Collecting(Counting):
         return losses
 
 
+class Queueing(Objective):
+    """Keeps the last means in a non-persistent buffer, which the first pass makes."""
+
+    needs = frozenset({"logits"})
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("queue", None, persistent=False)
+
+    def per_sample(self, student, teacher, batch):
+        losses = (student.logits - teacher.logits).square().mean(1)
+        if self.training:
+            mean = losses.detach().mean()[None]
+            self.queue = mean if self.queue is None else torch.cat([self.queue, mean])[-3:]
+        return losses * (1 + self.queue.mean())
+
+
 @pytest.fixture(autouse=True)
 def registered():
-    for kind in (Counting, Collecting):
+    for kind in (Counting, Collecting, Queueing):
         OBJECTIVES.register(kind.__name__.lower())(kind)
     yield
-    for kind in (Counting, Collecting):
+    for kind in (Counting, Collecting, Queueing):
         OBJECTIVES._entries.pop(kind.__name__.lower(), None)
 
 
@@ -172,3 +193,81 @@ def test_what_json_cannot_hold_is_named_once(tmp_path, caplog):
     lines = [line for line in caplog.messages if "is in no checkpoint" in line]
     assert len(lines) == 1 and "rows of Collecting" in lines[0] and "mean of Collecting" in lines[0]
     assert "self.register_buffer" in lines[0] and "past" not in lines[0]
+
+
+class Centred(nn.Module):
+    """A student that subtracts a running mean, in a buffer that is in no ``state_dict``."""
+
+    def __init__(self, in_place=True):
+        super().__init__()
+        self.net, self.in_place = net(4, 1), in_place
+        self.register_buffer("mean", torch.zeros(3), persistent=False)
+        self.register_buffer("table", torch.ones(3), persistent=False)
+
+    def forward(self, images):
+        if self.training:
+            now = images.mean((0, 2, 3))
+            if self.in_place:
+                self.mean.lerp_(now, 0.1)
+            else:
+                self.mean = 0.9 * self.mean + 0.1 * now
+            if not hasattr(self, "steps"):
+                self.register_buffer("steps", torch.zeros(()), persistent=False)
+            self.steps += 1
+        slower = 1 + 1 / (1 + self.steps) if hasattr(self, "steps") else 1
+        return self.net((images - self.mean[:, None, None]) * self.table[:, None, None]) * slower
+
+
+@pytest.mark.parametrize("in_place,options", [(True, {}), (False, {"ema": 0.9})])
+def test_non_persistent_buffers_go_on(tmp_path, in_place, options):
+    options = {"epochs": 3, "batch_size": 8, "lr": 0.2, "quiet": True, "checkpoint_every_steps": 1} | options
+
+    def centred(data, out):
+        return contrastill.distill(
+            net(6, 0), Centred(in_place), (data, data), out=out, objectives="queueing", **options
+        )
+
+    whole = centred(TensorDataset(IMAGES, LABELS), tmp_path / "whole")
+    data, stopped = Dying(IMAGES, LABELS), None
+    while stopped is None:
+        data.left = 150
+        try:
+            stopped = centred(data, tmp_path / "stopped")
+        except (KeyboardInterrupt, contrastill.ContrastillError):
+            assert checkpoints(tmp_path / "stopped" / "checkpoints")
+    one, two = (r.student.state_dict() for r in (whole, stopped))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    ends = [load_file(checkpoints(r.out / "checkpoints")[-1] / "buffers.safetensors") for r in (whole, stopped)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    # What no pass writes is made by the class, and in no checkpoint.
+    assert all({name.rpartition(".")[2] for name in end} == {"mean", "steps", "queue"} for end in ends)
+
+
+def test_a_buffer_that_became_none_is_none_again():
+    parts = [nn.ModuleDict({"x": Queueing()}) for _ in range(2)]
+    for part in parts:
+        part["x"].queue = torch.ones(2)
+    states = [PlainState(part) for part in parts]
+    parts[0]["x"].queue = None
+    states[1].load(states[0].changed(), states[0].changed_buffers())
+    assert parts[1]["x"].queue is None and not parts[1].state_dict()
+
+
+class Overflowing(Centred):
+    """Of images with a value of 1 its mean becomes infinite."""
+
+    def forward(self, images):
+        return super().forward(torch.where(images < 1, images, torch.inf) if self.training else images)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_step_that_is_left_out_leaves_no_buffer_changed(tmp_path, in_place):
+    images = IMAGES.clamp(max=0.99)
+    images[5, 0, 0, 0] = 1
+    data, options = TensorDataset(images, LABELS), {"objectives": "cross_entropy", "epochs": 1, "batch_size": 8}
+    result = contrastill.distill(
+        None, Overflowing(in_place), (data, data), out=tmp_path, on_nan="skip", quiet=True, **options
+    )
+    assert result.metrics["skipped"] == 1
+    assert all(value.isfinite().all() for value in result.student.buffers())

@@ -21,7 +21,8 @@ from torch.utils.data import (
 import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.models.module_facts import module_parts
-from contrastill.models.user_module import UserModule, unwrapped
+from contrastill.models.user_module import UserModule
+from contrastill.models.wrappers import unwrapped
 
 IMAGES = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(IMAGES, torch.arange(20) % 4)

@@ -334,3 +334,32 @@ def test_frames_of_unknown_size_need_one():
     with pytest.raises(UsageError, match=re.escape("the frames differ in size: set data.size=[HEIGHT,WIDTH]")):
         split(reader)
     assert whole_epoch(split(reader, size=(8, 8)))["rgb"].shape == (24, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"name": "Morphological", "operation": "dilation", "p": 0.1},
+        {"name": "Morphological", "operation": "erosion"},
+        {"name": "Affine", "rotate": 30, "fill_mask": 255},
+        {"name": "CoarseDropout", "fill_mask": 9},
+    ],
+)
+def test_transforms_that_change_values_are_refused(transform):
+    with pytest.raises(UsageError, match=f"{transform['name']}, as it is set here, would change values of depth, sem"):
+        split(transforms=[transform])
+    assert JointViews(transforms=[transform], modalities=("rgb",)).compose is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    "D4 CoarseDropout ElasticTransform Erasing GridDropout GridDistortion GridElasticDeform OpticalDistortion "
+    "Perspective PixelDropout RandomGridShuffle Rotate ThinPlateSpline XYMasking".split(),
+)
+def test_transforms_that_move_pixels_are_taken(name):
+    options = {
+        "GridElasticDeform": {"num_grid_xy": (4, 4), "magnitude": 3},
+        "XYMasking": {"num_masks_x": 2, "mask_x_length": 5},
+    }
+    views = JointViews(size=(16, 16), transforms=[{"name": name, **options.get(name, {})}], modalities=("rgb", "depth"))
+    assert views.compose is not None

@@ -1,4 +1,4 @@
-"""The row of an epoch is of what its steps logged, of all processes, also after a stop: no number of an earlier step."""
+"""The row of an epoch is of what its own steps logged, of all processes, also after a stop."""
 
 import json
 import shutil

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.home import expanded
 from . import completion
 from .options import Quiet, json_option, print_message
 from .tables import print_json, show
@@ -79,7 +80,7 @@ def evaluate(
     from ..evaluation.evaluate import evaluate_runs
 
     # A folder may have = in its name, as lr=0.1/run.
-    runs = [argument for argument in arguments if "=" not in argument or os.path.isdir(argument)]
+    runs = [argument for argument in arguments if "=" not in argument or os.path.isdir(expanded(argument))]
     overrides = [argument for argument in arguments if argument not in runs]
     result = evaluate_runs(
         runs,

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from .errors import UsageError, device_hint, unknown_name
+from .home import expanded
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -40,7 +41,7 @@ def path_list(value: Any, argument: str, kind: str, example: str) -> list[str]:
         raise UsageError(f"{argument} is {value!r}: pass a path or a list of paths, such as {example}")
     if not values:
         raise UsageError(f"{argument} is empty: name at least one {kind}, such as {example}")
-    return [os.fspath(path) for path in values]
+    return [os.fspath(expanded(path)) for path in values]
 
 
 def listed(value: Any, argument: str, example: str) -> list[Any]:
@@ -88,7 +89,7 @@ def check_arguments(
     """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
 
     Numbers of numpy are numbers, its arrays are tensors, and anything that can be iterated is a list, but for text and
-    dicts; a set is none where the order counts.
+    dicts; a set is none where the order counts. Of what may be a path a ``~`` is the home folder.
 
     Args:
         function: With annotations.
@@ -126,7 +127,8 @@ def check_arguments(
 
 
 def plain(value: Any, hint: Any) -> Any:
-    """A value that fits a kind, with numbers of numpy and of tensors as Python's own where the kind has numbers.
+    """A value that fits a kind, with numbers of numpy and of tensors as Python's own where the kind has numbers, and
+    the home folder for the ``~`` of a path.
 
     Example:
         >>> import numpy as np
@@ -135,6 +137,7 @@ def plain(value: Any, hint: Any) -> Any:
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
+        value = expanded(value) if os.PathLike in inner else value
         # A tensor where both a tensor and a list are taken stays one.
         return plain(
             value, min((kind for kind in inner if fits(value, kind)), key=lambda kind: get_origin(kind) is not None)

@@ -112,7 +112,7 @@ class Objective(SetArguments):
             loss is 0.
         channels: (student's, teacher's) channels that it was built for: of each of ``pairs``, or of its ``pair``, then
             of the embeddings it reads; empty where any will do.
-        logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
+        logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device. Empty before each step.
         note: What :meth:`prepare` decided, for the line at the start of a run.
         in_transfer: What messages call it in the transfer that it is part of, and its one of several teachers.
     """

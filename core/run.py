@@ -19,6 +19,7 @@ from .config.marks import is_off, resumable
 from .data_facts import compared_facts
 from .errors import UsageError
 from .full_disk import room_for
+from .home import expanded
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Run:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(expanded(path))
         self.config = self.path / "config.yaml"
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"

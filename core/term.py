@@ -64,7 +64,7 @@ class Term(nn.Module):
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
         self.label = ""  # of the transfer that it is part of
-        self._logs_checked = False
+        self._weights_checked = False
         self._stepped: set[str] = set()
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
@@ -106,6 +106,7 @@ class Term(nn.Module):
     def forward(
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
+        self._clear_logs()
         own_rule = self.joint or not self.needs_teacher or is_own(type(self.rule))
         first = self._first_step("forward", student, teachers, batch)
         with self._explained(values=batch) if own_rule else self._rule_explained():
@@ -194,6 +195,7 @@ class Term(nn.Module):
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
         """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
+        self._clear_logs()
         losses = []
         first = self._first_step("initial", student, teachers, batch)
         for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
@@ -221,15 +223,19 @@ class Term(nn.Module):
             return notes[0]
         return "; ".join(f"teacher {number}: {note}" for number, note in enumerate(notes) if note)
 
+    def _clear_logs(self) -> None:
+        """Forget what an earlier step logged: this one may leave a teacher out, and nothing of it is to count again."""
+        for objective in self.objectives:
+            objective.logs = {}
+
     def logs(self) -> dict[str, Tensor]:
-        """What objectives and rule report, the teacher's number in the name where there are several."""
+        """What objectives and rule report of this step, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
-        if not self._logs_checked:  # once, as those of later steps are of the same kind
-            self._logs_checked = True
-            for objective in self.objectives:
-                check_logs(self.what, objective.logs)
-            if several and self.rule.weights is not None:
-                check_rule_weights(self._rule_name, self.rule.weights, len(self.objectives))
+        for objective in self.objectives:
+            check_logs(self.what, objective.logs)
+        if several and not self._weights_checked and self.rule.weights is not None:  # of later steps are of one kind
+            self._weights_checked = True
+            check_rule_weights(self._rule_name, self.rule.weights, len(self.objectives))
         logs = {
             f"{name}.{number}" if several else name: value
             for number, objective in enumerate(self.objectives)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .atomic import atomic_write
 from .errors import ContrastillError, UsageError, looked_in, names_beside, nearest
+from .home import expanded
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def find_weights(path: str | os.PathLike) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"weights are a {type(path).__name__}: name a run folder or a file of weights")
-    path = Path(path)
+    path = Path(expanded(path))
     if path.is_dir():
         if not (path / STUDENT).is_file():
             raise UsageError(f"weights {path} is a folder without {STUDENT}: name a finished run, or a file")

@@ -19,6 +19,7 @@ from ..core.classes import listed
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
+from ..core.home import expanded
 from ..core.label_vectors import lacks_classes
 from ..core.loaded_network import as_network
 from ..core.plugins import import_plugins, imports_of
@@ -100,7 +101,7 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
         )
     if not isinstance(network, (str, os.PathLike)):
         raise UsageError(f"networks holds {network!r}: pass runs, names of networks, or contrastill.Network objects")
-    text = os.fspath(network)
+    text = os.fspath(expanded(network))
     match = None if Run(text).config.is_file() else TEACHER.fullmatch(text)
     run = Path(match["run"] if match else text)
     if Run(run).config.is_file():
@@ -112,6 +113,7 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
     if Path(text).is_dir() or is_file_of_run(text):
         raise no_run(text, best=f", or MODEL@{text} for this file")
     model, at, weights = text.partition("@")
+    weights = expanded(weights)
     if at and not weights:
         raise UsageError(
             f"{text} names no weights after @: write {model}@{PRETRAINED}, {model}@FILE, or {model} for random ones"
@@ -259,7 +261,7 @@ def data_named(data: str | os.PathLike | DataName) -> DataName:
     """
     if isinstance(data, DataName):
         return data
-    text = os.fspath(data)
+    text = os.fspath(expanded(data))
     head, *options = re.split(r",(?=[A-Za-z_][\w.]*=)", text)
     name, path = _located(head)
     dataset = DATASETS[name]

@@ -22,6 +22,7 @@ from torch.utils.data import (
 from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
+from ..core.home import expanded
 from ..core.registry import DATASETS, MODELS, PRETRAINED, PYTHON_PREFIX, object_name
 from ..core.representation import Network, Preprocess
 from ..core.seeds import members
@@ -87,6 +88,7 @@ class ArgumentResolver:
                     "{'train': …, 'test': …}, or (train, test)"
                 )
             argument = argument["train"], argument.get("test")
+        argument = expanded(argument)
         if isinstance(argument, (str, os.PathLike)):
             is_name = not os.path.exists(argument) and str(argument) in DATASETS
             return {"name" if is_name else "path": str(argument)}
@@ -151,7 +153,9 @@ class ArgumentResolver:
             raise UsageError(
                 f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'"
             )
-        model = entry.pop("model")
+        model = expanded(entry.pop("model"))
+        if "weights" in entry:
+            entry["weights"] = expanded(entry["weights"])
         if modality is not None:
             entry.setdefault("modality", modality)
         if isinstance(model, nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..core.transfer import Transfer, TransferOutput
@@ -16,6 +17,8 @@ from ..core.transfer import Transfer, TransferOutput
 log = logging.getLogger(__name__)
 
 _SECONDS = "seconds"
+_SAMPLES, _SAMPLES_OF = "samples", "samples of "
+"""In a checkpoint: samples of the epoch so far, and before a name those that the name was measured on."""
 _COUNTED = "counted"
 """What objectives log of positions: the share that counts."""
 _CHOOSING = ("confidence", "only_unlabelled", "measured")
@@ -25,6 +28,9 @@ _CHOOSING = ("confidence", "only_unlabelled", "measured")
 class EpochSums:
     """Sums over the samples of the epoch under way, on the device: nothing waits for them.
 
+    What an objective logs in some steps alone, such as towards a teacher that others leave out, is a mean over the
+    samples of these steps.
+
     Args:
         accelerator: Device and processes.
     """
@@ -32,11 +38,12 @@ class EpochSums:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}  # samples that each sum is over
         self._began, self._before = 0.0, 0.0
 
     def clear(self) -> None:
         """Begin an epoch."""
-        self._sums, self._before = {}, 0.0
+        self._sums, self._counts, self._before = {}, {}, 0.0
 
     def start_clock(self) -> float:
         """Count the seconds of the epoch from now on, beside those before a stop; returns the time now."""
@@ -58,30 +65,41 @@ class EpochSums:
         for output, size in passes:
             zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
             scalars = {"loss": output.loss, **output.terms, **output.logs, **measured}
-            sums: dict[str, Any] = {name: value * size for name, value in scalars.items()}
-            for name, value in {**sums, "samples": size}.items():
-                self._sums[name] = self._sums.get(name, zero) + value
+            for name, value in scalars.items():
+                self._sums[name] = self._sums.get(name, zero) + value * size
+                self._counts[name] = self._counts.get(name, 0) + size
 
     def total(self) -> dict[str, Tensor]:
-        """The sums over all ranks, and the seconds that they took, for a checkpoint."""
-        if not self._sums:
+        """The sums over all ranks, the samples of each, and the seconds that they took, for a checkpoint."""
+        # A rank may have logged what another did not, or in another order.
+        names = [*dict.fromkeys(gather_object([*self._sums]))]
+        if not names:
             return {}
-        sums = torch.stack([*self._sums.values()])
-        sums = self._accelerator.reduce(sums.float() if self._accelerator.device.type == "mps" else sums, "sum")
-        return {**dict(zip(self._sums, sums.unbind(), strict=True)), _SECONDS: torch.tensor(self.seconds)}
+        wide = torch.float32 if self._accelerator.device.type == "mps" else torch.float64
+        like = {"dtype": wide, "device": self._accelerator.device}
+        sums = torch.stack([self._sums.get(name, torch.zeros((), **like)).to(wide) for name in names])
+        counts = torch.tensor([self._counts.get(name, 0) for name in names], **like)
+        sums = self._accelerator.reduce(torch.cat([sums, counts]), "sum")
+        keys = (*names, *(_SAMPLES_OF + name for name in names))
+        return {**dict(zip(keys, sums.unbind(), strict=True)), _SECONDS: torch.tensor(self.seconds)}
 
     def means(self) -> dict[str, float]:
-        """The means over the samples of all ranks."""
+        """The means over the samples of all ranks, each over those that it was measured on."""
         values = {name: value.item() for name, value in self.total().items() if name != _SECONDS}
-        samples = values.pop("samples")
-        return {name: value / samples for name, value in values.items()}
+        counts = {name: values.pop(_SAMPLES_OF + name) for name in [*values] if _SAMPLES_OF + name in values}
+        return {name: values[name] / count for name, count in counts.items() if count}
 
     def load(self, total: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`total` gave: the main rank from that, the others from nothing."""
         device, is_main = self._accelerator.device, self._accelerator.is_main_process
         sums = dict(total)
         self._before = float(sums.pop(_SECONDS, 0.0))  # a checkpoint of an older version has none
-        self._sums = {name: (value if is_main else torch.zeros_like(value)).to(device) for name, value in sums.items()}
+        if _SAMPLES in sums and not any(name.startswith(_SAMPLES_OF) for name in sums):  # one number for all, there
+            samples = sums.pop(_SAMPLES)
+            sums |= {_SAMPLES_OF + name: samples for name in sums}
+        names = [name for name in sums if _SAMPLES_OF + name in sums]
+        self._counts = {name: float(sums[_SAMPLES_OF + name]) if is_main else 0.0 for name in names}
+        self._sums = {name: (sums[name] if is_main else torch.zeros_like(sums[name])).to(device) for name in names}
 
 
 def warn_of_uncounted(row: Mapping[str, Any], transfer: Transfer, accelerator: Accelerator) -> None:

@@ -18,6 +18,7 @@ from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.fingerprint import weights_hash
 from ..core.given_values import note_frames
+from ..core.home import expanded
 from ..core.input_values import values_can_be_read
 from ..core.predicted_quantity import quantity_in_words
 from ..core.registry import MODALITIES, short_name
@@ -184,7 +185,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
             UsageError: It is neither.
             ContrastillError: The Hub cannot be asked, or has no such repository.
         """
-        name = os.fspath(pretrained_model_name_or_path)
+        name = os.fspath(expanded(pretrained_model_name_or_path))
         if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") != 1):
             raise UsageError(f"{name} is no folder{looked_in(name)}, and no repository of the Hub, which is USER/NAME")
         try:
@@ -195,6 +196,10 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{name} is no folder{looked_in(name)}, and Hugging Face's Hub did not give it ({what}): name the "
                 "folder that save_pretrained wrote, or a repository that is there"
             ) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> str | None:
+        """As ``huggingface_hub`` writes a folder, or uploads it too, in which :meth:`from_pretrained` finds it."""
+        return super().save_pretrained(expanded(save_directory), **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         if self._is_changed():
@@ -223,13 +228,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         if os.path.isdir(model_id):
             path = Path(model_id) / _WEIGHTS
         else:
-            chosen = {
-                "revision": revision,
-                "cache_dir": cache_dir,
-                "force_download": force_download,
-                "local_files_only": local_files_only,
-                "token": token,
-            }
+            chosen = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            chosen |= {"force_download": force_download, "local_files_only": local_files_only}
             path = Path(hf_hub_download(model_id, _WEIGHTS, **chosen))
         if "recipe" not in made:
             raise ContrastillError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ..home import expanded
 
 
 class Section(BaseModel):
@@ -31,11 +32,6 @@ LONGEST_SIDE = 2**14
 Side = Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
 
 
-def _expanded(value: str | None) -> str | None:
-    """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
-    return os.path.expanduser(value) if value is not None and value.startswith("~") else value
-
-
 def run_folder(value: str) -> str:
     """The folder of a run, which Python's None does not name."""
     if value in ("None", ""):
@@ -43,4 +39,4 @@ def run_folder(value: str) -> str:
     return value
 
 
-FilePath = Annotated[str, AfterValidator(_expanded)]
+FilePath = Annotated[str, AfterValidator(expanded)]

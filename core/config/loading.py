@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import UsageError, names_beside, nearest
+from ..home import expanded
 from ..plugins import requested_plugins
 from ..recognition import recognised
 from ..registry import DATASETS, PYTHON_PREFIX
@@ -47,7 +48,7 @@ def find_config(name: str) -> Path:
     Raises:
         UsageError: There is no such config; the nearest names are in the message.
     """
-    for path in (Path(name), configs_folder() / f"{name}.yaml"):
+    for path in (Path(expanded(name)), configs_folder() / f"{name}.yaml"):
         if path.is_file():
             return path
     if "=" in name and not name.endswith((".yaml", ".yml")):
@@ -82,7 +83,8 @@ def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path, overrides = find_config(name), list(overrides)
+    name, overrides = expanded(name), list(overrides)
+    path = find_config(name)
     changes = dict(override.partition("=")[::2] for override in overrides)
     try:
         written = read_written(path.read_text(encoding="utf-8"))
@@ -122,7 +124,7 @@ def _without_python_data(written: dict[str, Any], overrides: Sequence[str]) -> d
         return written
     if "data" in named:
         return {**written, "data": {}}
-    kinds = [named["data.name"]] if "data.name" in named else recognised(os.path.expanduser(named["data.path"]))
+    kinds = [named["data.name"]] if "data.name" in named else recognised(expanded(named["data.path"]))
     fields = DATASETS[kinds[0]].Options.model_fields if len(kinds) == 1 and kinds[0] in DATASETS else {}
     view = {key: data[key] for key in ("size", "crop") if key in fields and data.get(key) is not None}
     return {**written, "data": view}

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, device_hint, looked_in, names_beside, nearest
+from ..home import expanded
 from ..plugins import import_plugins, requested_plugins
 from ..recognition import recognised, unknown_layout
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
@@ -96,7 +97,7 @@ def _with_models_of_runs(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for network in [*(teachers if isinstance(teachers, list) else ()), values.get("student")]:
         weights = values_of(network.get("weights")) if isinstance(network, dict) and "model" not in network else None
         if isinstance(weights, str):
-            path = os.path.expanduser(weights)
+            path = expanded(weights)
             runs = members(path)
             file = Run(runs[0] if runs else path).config
             if file.is_file():

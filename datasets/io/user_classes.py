@@ -19,8 +19,8 @@ _NUMBER = re.compile(r"-?[0-9]+")
 
 
 def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
-    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from
-    0 on are no names.
+    """A dataset's ``classes``, else those of which it is a Subset, or those of all of which it is put together; numbers
+    from 0 on are no names.
 
     ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers. A dataset of Hugging
     Face without either has the names of its column of classes.
@@ -33,9 +33,9 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
         UsageError: Datasets that number their classes in different ways are put together; the names are a text, a set
             or an iterator, or lack one; ``class_to_idx`` contradicts them.
     """
-    while type(dataset) is Subset:
+    while type(dataset) is Subset and not names_its_own(dataset):
         dataset = dataset.dataset
-    if type(dataset) is ConcatDataset:
+    if type(dataset) is ConcatDataset and not names_its_own(dataset):
         parts = [class_names_of(part, columns=columns) for part in dataset.datasets]
         known = [names for names in parts if names is not None]
         if any(names != known[0] for names in known):
@@ -69,6 +69,11 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
         if isinstance(numbers, Mapping) and all(isinstance(name, str) for name in entries):
             _check_agreement(entries, numbers, what)
     return read_names(names, what)
+
+
+def names_its_own(dataset: Any) -> bool:
+    """Whether a Subset or a ConcatDataset was given names of its own, which are of labels as it hands them out."""
+    return any(attribute_of(dataset, name) is not None for name in ("classes", "class_to_idx"))
 
 
 def attribute_of(dataset: Any, name: str) -> Any:

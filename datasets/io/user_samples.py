@@ -22,6 +22,7 @@ from ...core.generators import own_generators
 from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
+from .relabelled import changes_labels, why_names_are_of_others
 from .sample_fields import fields_of
 from .table_classes import hands_out_other_labels
 from .user_classes import attribute_of, class_names_of
@@ -56,7 +57,6 @@ class UserSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
-        self._relabelled = False  # labels are not those of the list, as after a target_transform
         self.notes: list[str] = []
         self.unturned_noted = False
         self._turned: tuple[str, int] | None = None  # a sample whose depth is turned by EXIF, and its orientation
@@ -108,20 +108,22 @@ class UserSamples:
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
         self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
-        relabelled = label is not None and (self._differs_from_column() or self._relabelled)
-        self.classes = None if label is None else self._names_of(self._num_classes())
-        if self.classes is not None and relabelled:
+        reason = None if label is None else self._why_unnamed()
+        self.classes = None if label is None or reason is not None else self._names_of(self._num_classes())
+        if reason is not None and class_names_of(self.dataset) is not None:
             self.notes.append(
-                f"{self.name} lists other labels than its samples have, so its names of classes are not used: give "
-                "the names of the labels as they are handed out"
+                f"{reason}, so its names of classes are not used: give the names of the labels as they are handed out, "
+                "as the list classes of a dataset around it"
             )
-            self.classes = None
 
-    def _differs_from_column(self) -> bool:
-        """Whether the labels are others than those of the column that a table has names for."""
+    def _why_unnamed(self) -> str | None:
+        """What says that names of classes are of other labels than the samples have; None where nothing does."""
         labels = self.targets if self.label_rows is None else self.label_rows
         assert labels is not None, "there are labels"
-        return hands_out_other_labels(self.dataset, labels, self.name)
+        if hands_out_other_labels(self.dataset, labels, self.name):
+            return f"{self.name} lists other labels than its samples have"
+        with drawing_from(0):
+            return why_names_are_of_others(self.dataset, labels)
 
     def _num_classes(self) -> int:
         """As many classes as there are numbers in a label, or as the highest label needs."""
@@ -274,12 +276,11 @@ class UserSamples:
         name = next((name for name in ("targets", "labels") if attribute_of(self.dataset, name) is not None), None)
         values = None if name is None else listed_labels(attribute_of(self.dataset, name), len(self))
         if values is not None:
-            places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
-            if all(self._label_like(first, place) == int(values[place]) for place in places):
+            with drawing_from(0):
+                changed = changes_labels(self.dataset, values.unique().tolist())
+            if not changed and all(self._label_like(first, row) == int(values[row]) for row in _spaced(len(self))):
                 self.listed = name
                 return values
-            # A dataset whose labels a function of its own changes: its names are of the labels before.
-            self._relabelled = getattr(self.dataset, "target_transform", None) is not None
         return torch.tensor([self._label_like(first, row) for row in range(len(self))], dtype=torch.int64)
 
     def _label_rows(self, first: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
 from ...core.arguments import plain_number
+from ...core.class_entries import class_record
 from ...core.classes import listed, read_names
 from ...core.errors import UsageError
 from ...core.value_scale import note_once
@@ -22,8 +23,9 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
     """A dataset's ``classes``, else those of which it is a Subset, or those of all of which it is put together; numbers
     from 0 on are no names.
 
-    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers. A dataset of Hugging
-    Face without either has the names of its column of classes.
+    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers; ``classes`` also
+    records of them with a ``name`` and, where they are not in order, an ``id``. A dataset of Hugging Face without
+    either has the names of its column of classes.
 
     Args:
         dataset: Of the user.
@@ -66,6 +68,9 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
         entries = [plain_number(name) for name in names]
         if all(isinstance(entry, (int, float)) for entry in entries) and entries == [*range(len(entries))]:
             return None
+        if (numbered := _by_their_ids(entries)) is not None:
+            ordered = _in_order(numbered, what)
+            return None if ordered is None else read_names(ordered, what)
         if isinstance(numbers, Mapping) and all(isinstance(name, str) for name in entries):
             _check_agreement(entries, numbers, what)
     return read_names(names, what)
@@ -90,6 +95,17 @@ def attribute_of(dataset: Any, name: str) -> Any:
         raise UsageError(
             f"{type(dataset).__name__}.{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
+
+
+def _by_their_ids(entries: Sequence[Any]) -> dict[int, Any] | None:
+    """Number -> entry of records of classes that say their ``id``, without those below 0, which number none; None where
+    they are others.
+    """
+    records = [class_record(entry) for entry in entries]
+    ids = [None if record is None else plain_number(record.get("id")) for record in records]
+    if not ids or not all(isinstance(number, int) for number in ids) or len({*ids}) < len(ids):
+        return None
+    return {number: entry for number, entry in zip(ids, entries, strict=True) if number >= 0}
 
 
 def _in_order(names: Mapping[Any, Any], what: str) -> list[Any] | None:

@@ -31,9 +31,9 @@ from .user_pictures import check_as_first, is_deep, kind_of, read_images, unread
 from .value_range import ValueRange
 from .values import RGB, warn_once
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
-# of values.
+# Samples whose labels are compared with the list of labels that a dataset brings, and whose values are checked.
 _SAMPLES_READ = 8
+_COLOURS_READ = 32  # those that are read for the range of colours, which may be wide in some classes alone
 _GOLDEN = (5**0.5 - 1) / 2
 _NO_MODALITY = ("index", "target", "camera")
 
@@ -180,9 +180,9 @@ class UserSamples:
         return RGB in self.dtypes and self.dtypes[RGB].is_floating_point
 
     def colours(self) -> list[Tensor]:
-        """``rgb`` of a few samples, evenly spaced."""
+        """``rgb`` of some samples, spread over all."""
         samples = []
-        for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
+        for row in _spaced(len(self), _COLOURS_READ):
             with drawing_from(row):
                 samples.append(self.read(row)[0][RGB])
         return samples
@@ -216,7 +216,7 @@ class UserSamples:
         )
 
     def highest_label(self) -> int:
-        """Of the label maps of a few samples, evenly spaced; 0 where there are none."""
+        """Of the label maps of a few samples, spread over all; 0 where there are none."""
         labels = [images[LABELS] for images in self.few if LABELS in images]
         return max((int(values.nan_to_num(0).max()) for values in labels), default=0)
 
@@ -320,13 +320,13 @@ def drawing_from(*key: int) -> Iterator[None]:
         yield
 
 
-def _spaced(count: int) -> list[int]:
+def _spaced(count: int, samples: int = _SAMPLES_READ) -> list[int]:
     """A few of so many rows, spread over all, at distances that differ: those of one distance may all be of one class
     where classes take turns.
     """
-    if count <= _SAMPLES_READ:
+    if count <= samples:
         return [*range(count)]
-    return sorted({int(count * (place * _GOLDEN % 1)) for place in range(_SAMPLES_READ)})
+    return sorted({int(count * (place * _GOLDEN % 1)) for place in range(samples)})
 
 
 def _is_whole(value: Any) -> bool:

@@ -9,9 +9,9 @@ from .values import warn_once
 
 
 def check_channel_order(name: str, shape: Sequence[int], where: str, way: str, *, first: bool) -> None:
-    """Refuse an image whose channels stand at the other end: rows of pixels would be taken for them. Where the pixels of
-    the other reading are more nearly square, as those of a small patch with many bands, or channels are as many as a
-    side of the pixels, log once how the shape is read.
+    """Refuse an image whose channels stand at the other end: rows of pixels would be taken for them. Where the pixels
+    of the other reading are more nearly square, as those of a small patch with many bands, or channels are as many as
+    a side of the pixels, log once how the shape is read.
 
     Args:
         name: Of the modality.

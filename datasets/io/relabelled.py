@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def _listed_rows(dataset: Any) -> list[int | None] | None:
         inner = _listed_rows(dataset.dataset)
         return None if inner is None else [inner[row] for row in dataset.indices]
     if type(dataset) is ConcatDataset and not names_its_own(dataset):
-        parts = [(len(part), _listed_rows(part)) for part in dataset.datasets]
+        parts: list[tuple[int, Any]] = [(len(cast(Sized, part)), _listed_rows(part)) for part in dataset.datasets]
         if all(rows is None for _, rows in parts):
             return None
         return [row for count, rows in parts for row in ([None] * count if rows is None else rows)]
@@ -104,7 +104,7 @@ def _changing(dataset: Any) -> str | None:
         return _changing(dataset.dataset)
     if type(dataset) is ConcatDataset and not names_its_own(dataset):
         return next((name for part in dataset.datasets if (name := _changing(part)) is not None), None)
-    names = next((names for name in _NAMES if (names := attribute_of(dataset, name)) is not None), None)
+    names: Any = next((names for name in _NAMES if (names := attribute_of(dataset, name)) is not None), None)
     if hasattr(names, "__len__") and changes_labels(dataset, range(len(names))):
         return type(dataset).__name__
     inner = _named_by(dataset)

@@ -102,8 +102,9 @@ def _by_their_ids(entries: Sequence[Any]) -> dict[int, Any] | None:
     they are others.
     """
     records = [class_record(entry) for entry in entries]
-    ids = [None if record is None else plain_number(record.get("id")) for record in records]
-    if not ids or not all(isinstance(number, int) for number in ids) or len({*ids}) < len(ids):
+    stated = [None if record is None else plain_number(record.get("id")) for record in records]
+    ids = [number for number in stated if isinstance(number, int)]
+    if not ids or len({*ids}) < len(stated):
         return None
     return {number: entry for number, entry in zip(ids, entries, strict=True) if number >= 0}
 

@@ -109,6 +109,26 @@ def _check_whole_numbers(name: str, value: Any) -> None:
         )
 
 
+def why_unread(value: Any) -> str:
+    """What a value is, for which :func:`pixels` has no image, and what to return in its place."""
+    if not isinstance(value, (np.ndarray, Tensor)):
+        return f"a {type(value).__name__}, and no image: return a picture of Pillow, an array or a tensor"
+    kind, dtype = ("array" if isinstance(value, np.ndarray) else "tensor"), dtype_name(value.dtype)
+    shown = f"{'an' if kind == 'array' else 'a'} {kind} of shape {tuple(value.shape)} of {dtype}"
+    if dtype.startswith("complex"):
+        return f"{shown}: return real numbers, such as its real and imaginary parts as two channels"
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "buif":
+        return f"{shown}: return numbers"
+    sides = "(height, width, channels)" if kind == "array" else "(channels, height, width)"
+    return f"{shown}, and {kind}s are {sides} or (height, width): return one image, further axes as its channels"
+
+
+def shown_kind(value: Any) -> str:
+    """The type of a field, and of an array its shape, in words for messages."""
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (np.ndarray, Tensor)) and value.ndim else ""
+    return f"a {type(value).__name__}{shape}"
+
+
 def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
     """A masked array's values: what is masked is NaN, of label maps 0.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
@@ -25,9 +25,10 @@ from .file_views import LABELS
 from .relabelled import changes_labels, why_names_are_of_others
 from .sample_fields import fields_of
 from .table_classes import hands_out_other_labels
+from .table_columns import way_from_lists
 from .user_classes import attribute_of, class_names_of
 from .user_labels import listed_labels, read_label, shown_label
-from .user_pictures import check_as_first, is_deep, kind_of, read_images, unread, unturned
+from .user_pictures import check_as_first, is_deep, kind_of, read_images, shown_kind, unread, unturned, why_unread
 from .value_range import ValueRange
 from .values import RGB, warn_once
 
@@ -47,6 +48,7 @@ class UserSamples:
     Attributes:
         shapes: Modality -> shape (C, H, W).
         kinds: Modality -> the kind of numbers that it comes in.
+        unreadable: What else a sample has -> why it is no modality.
         notes: What is worth a line of the log.
         targets: int64 (N,), or None where there are no labels of one class each.
         label_rows: (N, C) as the samples have them, where a label is a number for each class; else None.
@@ -61,7 +63,8 @@ class UserSamples:
         self.unturned_noted = False
         self._turned: tuple[str, int] | None = None  # a sample whose depth is turned by EXIF, and its orientation
         self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
-        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        streams = isinstance(dataset, IterableDataset)  # its __getitem__ only fails
+        if streams or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
                 "one's own need: "
@@ -91,8 +94,8 @@ class UserSamples:
         if is_deep(fields.get(RGB)):
             self.notes.append(f"{self.name} returns rgb of 16 bits, which is scaled so that 65535 becomes 255")
         if not images:
-            kinds_of = ", ".join(f"{name} a {type(value).__name__}" for name, value in fields.items())
-            way = " (dataset.with_format('numpy') makes arrays of lists)" if hasattr(dataset, "with_format") else ""
+            kinds_of = ", ".join(f"{name} {shown_kind(value)}" for name, value in fields.items())
+            way = way_from_lists(dataset, sample)
             raise UsageError(
                 f"a sample of {self.name} has no image ({kinds_of}): it should be (image, label), or a dict of "
                 f"modalities such as {{'rgb': …, 'depth': …}}, each a picture of Pillow, an array or a tensor{way}"
@@ -105,6 +108,8 @@ class UserSamples:
         self.dtypes = {name: values.dtype for name, values in images.items()}
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
+        others = {name: value for name, value in fields.items() if name not in images and name not in _NO_MODALITY}
+        self.unreadable = {name: f"{name} of {self.name} is {why_unread(value)}" for name, value in others.items()}
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
         self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None

@@ -82,7 +82,10 @@ def test_names_in_any_form_that_says_their_order(attributes, names):
         ({"classes": ["a", "b", " "]}, "Named.classes has no name for class 2"),
         ({"classes": ["a", float("nan"), "b"]}, "Named.classes has no name for class 1"),
         ({"classes": {0: "a", 1: None}}, "Named.classes has no name for class 1"),
-        ({"classes": [tuple(record) for record in RECORDS]}, r"has \('a', 0, \(0, 0, 0\)\) for class 0, which is no name"),
+        (
+            {"classes": [tuple(record) for record in RECORDS]},
+            r"has \('a', 0, \(0, 0, 0\)\) for class 0, which is no name",
+        ),
         ({"classes": [{"title": name} for name in ABC]}, "has {'title': 'a'} for class 0, which is no name: give each"),
         ({"classes": "cat dog elk"}, "Named.classes is the text 'cat dog elk': give a list with the name of each"),
         ({"classes": (name for name in ABC)}, "Named.classes is a generator, which can be read once alone: give a"),

@@ -104,7 +104,7 @@ def _changing(dataset: Any) -> str | None:
         return _changing(dataset.dataset)
     if type(dataset) is ConcatDataset and not names_its_own(dataset):
         return next((name for part in dataset.datasets if (name := _changing(part)) is not None), None)
-    names: Any = next((names for name in _NAMES if (names := attribute_of(dataset, name)) is not None), None)
+    names = next((given for given in (attribute_of(dataset, name) for name in _NAMES) if given is not None), None)
     if hasattr(names, "__len__") and changes_labels(dataset, range(len(names))):
         return type(dataset).__name__
     inner = _named_by(dataset)

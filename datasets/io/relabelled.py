@@ -104,8 +104,9 @@ def _changing(dataset: Any) -> str | None:
         return _changing(dataset.dataset)
     if type(dataset) is ConcatDataset and not names_its_own(dataset):
         return next((name for part in dataset.datasets if (name := _changing(part)) is not None), None)
-    names = next((given for given in (attribute_of(dataset, name) for name in _NAMES) if given is not None), None)
-    if hasattr(names, "__len__") and changes_labels(dataset, range(len(names))):
+    names = [attribute_of(dataset, name) for name in _NAMES]
+    count = next((len(given) for given in names if hasattr(given, "__len__")), 0)
+    if changes_labels(dataset, range(count)):
         return type(dataset).__name__
     inner = _named_by(dataset)
     return None if inner is None else _changing(inner)

@@ -200,9 +200,8 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
     broken[20, 3, 3, 1] = np.nan
-    own = UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train")
     with pytest.raises(ContrastillError, match="rgb of sample 20 of Samples holds NaN"):
-        batch_of(own, "rgb")
+        batch_of(UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train"), "rgb")
 
 
 # Depth

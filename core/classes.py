@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from typing import Any
 
-from .arguments import plain_number
+from .class_entries import class_record, class_text
 from .config.fields import MOST_CLASSES
 from .errors import UsageError, unknown_name
 from .representation import Network
@@ -51,7 +51,8 @@ def check_ordered(names: Any, what: str) -> None:
 
 
 def read_names(names: Iterable[Any], what: str) -> list[str]:
-    """Names of classes as text, the several names of one class joined by commas; a name of two classes is logged.
+    """Names of classes as text, the several names of one class joined by commas, of a record of it (a namedtuple, a
+    mapping, a dataclass) its ``name``; a name of two classes is logged.
 
     Args:
         names: Of each class, in their order.
@@ -67,9 +68,16 @@ def read_names(names: Iterable[Any], what: str) -> list[str]:
     if isinstance(names, (str, bytes)):
         raise UsageError(f"{what} is the text {names!r}: give a list with the name of each class")
     check_ordered(names, what)
-    texts = [_text(name) for name in names]
+    names = [*names]
+    texts = [class_text(name) for name in names]
     if "" in texts:
-        raise UsageError(f"{what} has no name for class {texts.index('')}: name every class, or none")
+        number = texts.index("")
+        if isinstance(names[number], (tuple, list)) or class_record(names[number]) is not None:
+            raise UsageError(
+                f"{what} has {str(names[number])[:60]} for class {number}, which is no name: give each class its name "
+                "alone, or several of text"
+            )
+        raise UsageError(f"{what} has no name for class {number}: name every class, or none")
     note_repeated(texts, what)
     return texts
 
@@ -82,17 +90,6 @@ def note_repeated(names: Sequence[str], what: str) -> None:
             f"{what}: the classes {numbers} are both called {repeated}, so they can be matched with those of a network "
             "or of other data only by a list of the same names in the same order: rename one to match them by name"
         )
-
-
-def _text(name: Any) -> str:
-    """A class's name; empty where it has none: None, NaN, blanks."""
-    if isinstance(name, (tuple, list)):
-        return ", ".join(filter(None, map(_text, name)))
-    name = plain_number(name)
-    if name is None or name != name:
-        return ""
-    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-    return text if text.strip() else ""
 
 
 def match_classes(

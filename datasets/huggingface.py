@@ -16,7 +16,7 @@ from ..core.registry import DATASETS
 from .io.file_splits import FileSplit, PairSplit
 from .io.folders import is_free, split_folders, tell_of_unread, walk
 from .io.shared_samples import warn_of_shared_samples
-from .io.table_columns import is_of_library, is_picture
+from .io.table_columns import is_of_library, is_readable
 from .io.table_splits import TableOptions, TableSplits, test_name, train_name
 from .io.unnamed_splits import pair_of_splits
 
@@ -111,13 +111,13 @@ def usual_pair(datasets: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def has_stored_pictures(argument: Any) -> bool:
-    """Whether an object is a ``Dataset`` of the library with a column of pictures, whose rows are not formatted or
-    transformed by the user.
+    """Whether an object is a ``Dataset`` of the library with a column of pictures or arrays, whose rows are not
+    formatted or transformed by the user.
     """
     return (
         is_of_library(argument, "Dataset")
         and argument.format["type"] is None
-        and any(map(is_picture, argument.features.values()))
+        and any(map(is_readable, argument.features.values()))
     )
 
 

@@ -235,7 +235,7 @@ class UserSplit(ReadSplit):
             )
         unit = options.depth_unit or samples.depth_unit
         self.camera = None if unit is None else Camera(unit, options.intrinsics)
-        self.kinds, self.labels = dict(samples.kinds), labels
+        self.kinds, self.labels, self.unreadable = dict(samples.kinds), labels, samples.unreadable
         self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
         self._check_values()
 

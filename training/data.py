@@ -100,6 +100,9 @@ def check_modality(network: NetworkConfig, split: Split) -> None:
     try:
         check(network.modality, split.modalities, split.camera)
     except UsageError as error:
+        reason: str | None = getattr(split, "unreadable", {}).get(network.modality)
+        if reason is not None:
+            raise UsageError(f"{network.model} cannot read this data: {reason}") from error
         fields: dict[str, str] | None = getattr(split, "unread", {}).get(network.modality)
         if fields is None:
             raise UsageError(f"{network.model} cannot read this data: {error}") from error

@@ -25,6 +25,7 @@ from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
 from ..core.torch_settings import own_settings
+from ..core.value_scale import in_unit_range
 from ..datasets.io.value_range import UNIT
 from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
@@ -315,7 +316,7 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
         and entry.get("mean") is None
     ]
     if named or derived:
-        if train_range.low < -1e-3 or train_range.high > 1 + 1e-3:
+        if not in_unit_range(train_range.low, train_range.high):
             span = f"the dataset's images go from {train_range.low:.3g} to {train_range.high:.3g}, and"
             if not named:
                 raise UsageError(

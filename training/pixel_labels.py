@@ -156,10 +156,13 @@ def pixel_classes(train: Any, test: Any, where: str) -> int:
     """
     names = [split.semantic_classes for split in (train, test)]
     if names[0] != names[1]:
-        counts = [0 if part is None else len(part) - 1 for part in names]
+        shown = ["no names" if part is None else f"{len(part) - 1} named classes" for part in names]
+        if shown[0] == shown[1]:
+            pairs = zip(*(part or () for part in names), strict=True)
+            shown = next([f"class {n} called {one}", other] for n, (one, other) in enumerate(pairs) if one != other)
         raise UsageError(
-            f"the label maps of {where} have {counts[0]} named classes in the train split and {counts[1]} in the test "
-            "split"
+            f"the label maps of {where} have {shown[0]} in the train split and {shown[1]} in the test split: give both "
+            "the same names in the same order, of a dataset in its list semantic_classes"
         )
     if names[0] is not None:
         _note_unseen(train, test, names[0])

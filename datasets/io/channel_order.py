@@ -9,8 +9,9 @@ from .values import warn_once
 
 
 def check_channel_order(name: str, shape: Sequence[int], where: str, way: str, *, first: bool) -> None:
-    """Refuse an image whose channels stand at the other end: rows of pixels would be taken for them. Where channels are
-    many and outnumber a side of the pixels, log once how the shape is read.
+    """Refuse an image whose channels stand at the other end: rows of pixels would be taken for them. Where the pixels
+    of the other reading are more nearly square, as those of a small patch with many bands, or channels are as many as
+    a side of the pixels, log once how the shape is read.
 
     Args:
         name: Of the modality.
@@ -26,5 +27,10 @@ def check_channel_order(name: str, shape: Sequence[int], where: str, way: str, *
     other, *rest = (shape[2], *shape[:2]) if first else shape
     if other <= 4 < min(rest) or (4 < other < rest[0] and rest[0] == rest[1]):
         raise UsageError(f"{where}: {way}")
-    if channels > max(4, min(sides)) and sides[0] != sides[1]:
+    as_many = channels >= min(sides) and (channels > 4 or rest[0] == rest[1])
+    if 1 < channels and sides[0] != sides[1] and (as_many or (channels > 4 and _aspect(sides) > 2 * _aspect(rest))):
         warn_once(f"{where}: {name} is read as {channels} channels of {sides[0]}×{sides[1]} pixels (height × width)")
+
+
+def _aspect(sides: Sequence[int]) -> float:
+    return max(sides) / max(min(sides), 1)

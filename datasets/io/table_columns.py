@@ -87,7 +87,7 @@ def _default_columns(
             f"{where} has no column of pictures among {', '.join(features)}: cast that of their bytes or paths with "
             "dataset.cast_column(COLUMN, datasets.Image()), or name it with data.image="
         )
-    usual = {_USUAL[name.lower()]: name for name in features if name.lower() in _USUAL and _is_readable(features[name])}
+    usual = {_USUAL[name.lower()]: name for name in features if name.lower() in _USUAL and is_readable(features[name])}
     return {**columns, **{name: name for name in others}, **usual}
 
 
@@ -142,6 +142,18 @@ def way_from_floats(features: Mapping[str, Any], label: str | None = None) -> st
     return f"if the floats in {name} number classes, dataset.cast_column({name!r}, datasets.Value('int64'))"
 
 
+def way_from_lists(dataset: Any, row: Any) -> str:
+    """How lists in a row of the library's become images, in brackets; empty where there are none."""
+    lists = (
+        [name for name, value in row.items() if isinstance(value, list)] if is_of_library(dataset, "Dataset") else []
+    )
+    if not lists:
+        return ""
+    # As NumPy arrays, by with_format, they would be of int64, whose range is not known.
+    array = "datasets.Array3D((HEIGHT, WIDTH, 3), 'uint8')"
+    return f" (dataset.cast_column({lists[0]!r}, {array}) makes arrays of lists)"
+
+
 def is_of_library(argument: Any, *names: str) -> bool:
     """Whether an object is of one of the classes of the library ``datasets``; where it is not imported, nothing is."""
     library = sys.modules.get("datasets")
@@ -157,7 +169,8 @@ def is_array(feature: Any) -> bool:
     return type(feature).__name__ in ("Array2D", "Array3D")
 
 
-def _is_readable(feature: Any) -> bool:
+def is_readable(feature: Any) -> bool:
+    """Whether a column's feature is a picture or an array of numbers."""
     return is_picture(feature) or is_array(feature)
 
 
@@ -187,7 +200,7 @@ def _check_column(features: Mapping[str, Any], column: str, option: str, where: 
     encoded = type(feature).__name__ == "Value" and str(feature.dtype) in (
         "binary", "large_binary", "string", "large_string",
     )  # fmt: skip
-    if not _is_readable(feature) and not encoded:
+    if not is_readable(feature) and not encoded:
         raise UsageError(
             f"{where}: the column {column} is {feature}, and data.{option} names one of pictures (Image, bytes or "
             "paths of files) or of arrays (Array2D, Array3D)"

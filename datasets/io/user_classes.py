@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
 from ...core.arguments import plain_number
+from ...core.class_entries import class_record
 from ...core.classes import listed, read_names
 from ...core.errors import UsageError
 from ...core.value_scale import note_once
@@ -19,11 +20,12 @@ _NUMBER = re.compile(r"-?[0-9]+")
 
 
 def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
-    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from
-    0 on are no names.
+    """A dataset's ``classes``, else those of which it is a Subset, or those of all of which it is put together; numbers
+    from 0 on are no names.
 
-    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers. A dataset of Hugging
-    Face without either has the names of its column of classes.
+    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers; ``classes`` also
+    records of them with a ``name`` and, where they are not in order, an ``id``. A dataset of Hugging Face without
+    either has the names of its column of classes.
 
     Args:
         dataset: Of the user.
@@ -33,9 +35,9 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
         UsageError: Datasets that number their classes in different ways are put together; the names are a text, a set
             or an iterator, or lack one; ``class_to_idx`` contradicts them.
     """
-    while type(dataset) is Subset:
+    while type(dataset) is Subset and not names_its_own(dataset):
         dataset = dataset.dataset
-    if type(dataset) is ConcatDataset:
+    if type(dataset) is ConcatDataset and not names_its_own(dataset):
         parts = [class_names_of(part, columns=columns) for part in dataset.datasets]
         known = [names for names in parts if names is not None]
         if any(names != known[0] for names in known):
@@ -66,9 +68,17 @@ def class_names_of(dataset: Any, *, columns: bool = True) -> list[str] | None:
         entries = [plain_number(name) for name in names]
         if all(isinstance(entry, (int, float)) for entry in entries) and entries == [*range(len(entries))]:
             return None
+        if (numbered := _by_their_ids(entries)) is not None:
+            ordered = _in_order(numbered, what)
+            return None if ordered is None else read_names(ordered, what)
         if isinstance(numbers, Mapping) and all(isinstance(name, str) for name in entries):
             _check_agreement(entries, numbers, what)
     return read_names(names, what)
+
+
+def names_its_own(dataset: Any) -> bool:
+    """Whether a Subset or a ConcatDataset was given names of its own, which are of labels as it hands them out."""
+    return any(attribute_of(dataset, name) is not None for name in ("classes", "class_to_idx"))
 
 
 def attribute_of(dataset: Any, name: str) -> Any:
@@ -85,6 +95,18 @@ def attribute_of(dataset: Any, name: str) -> Any:
         raise UsageError(
             f"{type(dataset).__name__}.{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
+
+
+def _by_their_ids(entries: Sequence[Any]) -> dict[int, Any] | None:
+    """Number -> entry of records of classes that say their ``id``, without those below 0, which number none; None where
+    they are others.
+    """
+    records = [class_record(entry) for entry in entries]
+    stated = [None if record is None else plain_number(record.get("id")) for record in records]
+    ids = [number for number in stated if isinstance(number, int)]
+    if not ids or len({*ids}) < len(stated):
+        return None
+    return {number: entry for number, entry in zip(ids, entries, strict=True) if number >= 0}
 
 
 def _in_order(names: Mapping[Any, Any], what: str) -> list[Any] | None:

@@ -68,6 +68,8 @@ def pixels(name: str, value: Any) -> Tensor | None:
         turn = 1 if image.format == "TIFF" else turn_of(image)
         value = value if turn == 1 else upright(torch.from_numpy(value.copy()), turn).numpy()
     if isinstance(value, np.ma.MaskedArray):
+        if name != LABELS:
+            _check_whole_numbers(name, value.compressed())
         value = _unmasked(name, value)
     if isinstance(value, Tensor):
         # As a batch is put together, also in a worker, which hands over no graph.
@@ -75,12 +77,9 @@ def pixels(name: str, value: Any) -> Tensor | None:
         value = value if value.layout == torch.strided else value.to_dense()
     if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
         value = _eight_bits(value)
+    if name != LABELS:
+        _check_whole_numbers(name, value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
-        if name != LABELS and beyond_float32(value):
-            raise UsageError(
-                f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those "
-                "up to 16777216: return floats"
-            )
         # torch takes no other byte order and no mirrored view, and complains of memory that is only read.
         value = np.require(value, value.dtype.newbyteorder("="), ["C", "W"])
         wide = value.dtype.kind == "u" and value.dtype != np.uint8
@@ -97,6 +96,37 @@ def pixels(name: str, value: Any) -> Tensor | None:
         # Not 8 bits: what does not fit would come out as another label.
         return values if values.dtype == torch.uint8 else values.to(torch.int64)
     return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
+
+
+def _check_whole_numbers(name: str, value: Any) -> None:
+    """Refuse whole numbers in an array or tensor that float32 does not represent."""
+    numbers = value.numpy() if isinstance(value, Tensor) and not value.is_floating_point() else value
+    if isinstance(numbers, np.ndarray) and beyond_float32(numbers):
+        most = max(int(numbers.max()), int(numbers.min()), key=abs)
+        raise UsageError(
+            f"{name} holds whole numbers up to {most}, and modalities are float32, which keeps those up to 16777216: "
+            "return floats"
+        )
+
+
+def why_unread(value: Any) -> str:
+    """What a value is, for which :func:`pixels` has no image, and what to return in its place."""
+    if not isinstance(value, (np.ndarray, Tensor)):
+        return f"a {type(value).__name__}, and no image: return a picture of Pillow, an array or a tensor"
+    kind, dtype = ("array" if isinstance(value, np.ndarray) else "tensor"), dtype_name(value.dtype)
+    shown = f"{'an' if kind == 'array' else 'a'} {kind} of shape {tuple(value.shape)} of {dtype}"
+    if dtype.startswith("complex"):
+        return f"{shown}: return real numbers, such as its real and imaginary parts as two channels"
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "buif":
+        return f"{shown}: return numbers"
+    sides = "(height, width, channels)" if kind == "array" else "(channels, height, width)"
+    return f"{shown}, and {kind}s are {sides} or (height, width): return one image, further axes as its channels"
+
+
+def shown_kind(value: Any) -> str:
+    """The type of a field, and of an array its shape, in words for messages."""
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (np.ndarray, Tensor)) and value.ndim else ""
+    return f"a {type(value).__name__}{shape}"
 
 
 def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:

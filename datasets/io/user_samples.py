@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
@@ -22,17 +22,19 @@ from ...core.generators import own_generators
 from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
+from .relabelled import changes_labels, why_names_are_of_others
 from .sample_fields import fields_of
 from .table_classes import hands_out_other_labels
+from .table_columns import way_from_lists
 from .user_classes import attribute_of, class_names_of
 from .user_labels import listed_labels, read_label, shown_label
-from .user_pictures import check_as_first, is_deep, kind_of, read_images, unread, unturned
+from .user_pictures import check_as_first, is_deep, kind_of, read_images, shown_kind, unread, unturned, why_unread
 from .value_range import ValueRange
 from .values import RGB, warn_once
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
-# of values.
+# Samples whose labels are compared with the list of labels that a dataset brings, and whose values are checked.
 _SAMPLES_READ = 8
+_COLOURS_READ = 32  # those that are read for the range of colours, which may be wide in some classes alone
 _GOLDEN = (5**0.5 - 1) / 2
 _NO_MODALITY = ("index", "target", "camera")
 
@@ -46,6 +48,7 @@ class UserSamples:
     Attributes:
         shapes: Modality -> shape (C, H, W).
         kinds: Modality -> the kind of numbers that it comes in.
+        unreadable: What else a sample has -> why it is no modality.
         notes: What is worth a line of the log.
         targets: int64 (N,), or None where there are no labels of one class each.
         label_rows: (N, C) as the samples have them, where a label is a number for each class; else None.
@@ -56,12 +59,12 @@ class UserSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
-        self._relabelled = False  # labels are not those of the list, as after a target_transform
         self.notes: list[str] = []
         self.unturned_noted = False
         self._turned: tuple[str, int] | None = None  # a sample whose depth is turned by EXIF, and its orientation
         self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
-        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        streams = isinstance(dataset, IterableDataset)  # its __getitem__ only fails
+        if streams or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
                 "one's own need: "
@@ -91,8 +94,8 @@ class UserSamples:
         if is_deep(fields.get(RGB)):
             self.notes.append(f"{self.name} returns rgb of 16 bits, which is scaled so that 65535 becomes 255")
         if not images:
-            kinds_of = ", ".join(f"{name} a {type(value).__name__}" for name, value in fields.items())
-            way = " (dataset.with_format('numpy') makes arrays of lists)" if hasattr(dataset, "with_format") else ""
+            kinds_of = ", ".join(f"{name} {shown_kind(value)}" for name, value in fields.items())
+            way = way_from_lists(dataset, sample)
             raise UsageError(
                 f"a sample of {self.name} has no image ({kinds_of}): it should be (image, label), or a dict of "
                 f"modalities such as {{'rgb': …, 'depth': …}}, each a picture of Pillow, an array or a tensor{way}"
@@ -105,23 +108,27 @@ class UserSamples:
         self.dtypes = {name: values.dtype for name, values in images.items()}
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
+        others = {name: value for name, value in fields.items() if name not in images and name not in _NO_MODALITY}
+        self.unreadable = {name: f"{name} of {self.name} is {why_unread(value)}" for name, value in others.items()}
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
         self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
-        relabelled = label is not None and (self._differs_from_column() or self._relabelled)
-        self.classes = None if label is None else self._names_of(self._num_classes())
-        if self.classes is not None and relabelled:
+        reason = None if label is None else self._why_unnamed()
+        self.classes = None if label is None or reason is not None else self._names_of(self._num_classes())
+        if reason is not None and class_names_of(self.dataset) is not None:
             self.notes.append(
-                f"{self.name} lists other labels than its samples have, so its names of classes are not used: give "
-                "the names of the labels as they are handed out"
+                f"{reason}, so its names of classes are not used: give the names of the labels as they are handed out, "
+                "as the list classes of a dataset around it"
             )
-            self.classes = None
 
-    def _differs_from_column(self) -> bool:
-        """Whether the labels are others than those of the column that a table has names for."""
+    def _why_unnamed(self) -> str | None:
+        """What says that names of classes are of other labels than the samples have; None where nothing does."""
         labels = self.targets if self.label_rows is None else self.label_rows
         assert labels is not None, "there are labels"
-        return hands_out_other_labels(self.dataset, labels, self.name)
+        if hands_out_other_labels(self.dataset, labels, self.name):
+            return f"{self.name} lists other labels than its samples have"
+        with drawing_from(0):
+            return why_names_are_of_others(self.dataset, labels)
 
     def _num_classes(self) -> int:
         """As many classes as there are numbers in a label, or as the highest label needs."""
@@ -178,9 +185,9 @@ class UserSamples:
         return RGB in self.dtypes and self.dtypes[RGB].is_floating_point
 
     def colours(self) -> list[Tensor]:
-        """``rgb`` of a few samples, evenly spaced."""
+        """``rgb`` of some samples, spread over all."""
         samples = []
-        for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
+        for row in _spaced(len(self), _COLOURS_READ):
             with drawing_from(row):
                 samples.append(self.read(row)[0][RGB])
         return samples
@@ -214,7 +221,7 @@ class UserSamples:
         )
 
     def highest_label(self) -> int:
-        """Of the label maps of a few samples, evenly spaced; 0 where there are none."""
+        """Of the label maps of a few samples, spread over all; 0 where there are none."""
         labels = [images[LABELS] for images in self.few if LABELS in images]
         return max((int(values.nan_to_num(0).max()) for values in labels), default=0)
 
@@ -274,12 +281,11 @@ class UserSamples:
         name = next((name for name in ("targets", "labels") if attribute_of(self.dataset, name) is not None), None)
         values = None if name is None else listed_labels(attribute_of(self.dataset, name), len(self))
         if values is not None:
-            places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
-            if all(self._label_like(first, place) == int(values[place]) for place in places):
+            with drawing_from(0):
+                changed = changes_labels(self.dataset, values.unique().tolist())
+            if not changed and all(self._label_like(first, row) == int(values[row]) for row in _spaced(len(self))):
                 self.listed = name
                 return values
-            # A dataset whose labels a function of its own changes: its names are of the labels before.
-            self._relabelled = getattr(self.dataset, "target_transform", None) is not None
         return torch.tensor([self._label_like(first, row) for row in range(len(self))], dtype=torch.int64)
 
     def _label_rows(self, first: Tensor) -> Tensor:
@@ -319,13 +325,13 @@ def drawing_from(*key: int) -> Iterator[None]:
         yield
 
 
-def _spaced(count: int) -> list[int]:
+def _spaced(count: int, samples: int = _SAMPLES_READ) -> list[int]:
     """A few of so many rows, spread over all, at distances that differ: those of one distance may all be of one class
     where classes take turns.
     """
-    if count <= _SAMPLES_READ:
+    if count <= samples:
         return [*range(count)]
-    return sorted({int(count * (place * _GOLDEN % 1)) for place in range(_SAMPLES_READ)})
+    return sorted({int(count * (place * _GOLDEN % 1)) for place in range(samples)})
 
 
 def _is_whole(value: Any) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _BYTES = 20.0  # floats that go higher, and never below 0, are bytes: normalised colours stay far below
 _LOW = -0.5  # no colour in [0, 1] is lower, whatever resized or jittered it; normalised ones are
+# As wide as [0, 1] is after a normalisation by a deviation of 0.2, those of usual data: dark samples alone say less.
+_NORMALISED = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ValueRange:
             raise UsageError(
                 f"the images of {name} are floats from {low:.3g} to {high:.3g}: hand out uint8, or floats in [0, 1]"
             )
-        return cls(low, high, max(high - low, 1.0))
+        return cls(low, high, max(high - low, 1.0 if in_unit_range(low, high) else _NORMALISED))
 
     def check(self, values: Tensor, where: str) -> None:
         """Complain of a sample in another range.

@@ -601,8 +601,19 @@ def test_arrays_are_read_where_they_are_named(tmp_path):
     with pytest.raises(UsageError, match="no column of pictures, and arrays .* say which is rgb with data.image=shot"):
         _open(data)
     assert torch.equal(_values(_open(data, image="shot")), torch.from_numpy(shades).permute(0, 3, 1, 2))
+    with pytest.raises(UsageError, match="no column of pictures, and arrays .* say which is rgb with data.image=shot"):
+        contrastill.distill(None, "resnet8", data, out=tmp_path / "run")
+    options = {"epochs": 1, "batch_size": 2, "quiet": True, "data.image": "shot"}
+    assert contrastill.distill(None, "resnet8", data, out=tmp_path / "run", **options).metrics["epoch"] == 0
+    assert UserSamples(data.with_format("numpy")).shapes == {"shot": (3, 8, 8)}
+
+
+def test_lists_of_numbers_are_cast_to_arrays(tmp_path):
+    shades = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
+    data = hf.Dataset.from_dict({"shot": shades.tolist(), "label": [0, 1, 0]})
     with pytest.raises(
-        UsageError, match=r"no image \(shot a list, target a int\).*with_format\('numpy'\) makes arrays"
+        UsageError, match=r"no image \(shot a list, .*\(dataset.cast_column\('shot', datasets.Array3D\("
     ):
         contrastill.distill(None, "resnet8", data, out=tmp_path / "run")
-    assert UserSamples(data.with_format("numpy")).shapes == {"shot": (3, 8, 8)}
+    cast = data.cast_column("shot", hf.Array3D((8, 8, 3), "uint8"))
+    assert torch.equal(_values(_open(cast, image="shot")), torch.from_numpy(shades).permute(0, 3, 1, 2))

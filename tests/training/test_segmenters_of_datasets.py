@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.core.value_scale import note_once
+from contrastill.datasets.io.pixel_class_names import pixel_class_names
 from contrastill.datasets.packed import Packed
 from contrastill.objectives.scale_invariant import ScaleInvariant
 from contrastill.training.pixel_labels import pixel_labels
@@ -108,6 +109,31 @@ def test_names_of_the_label_maps_begin_with_the_unlabelled_one(tmp_path):
         distilled(None, data, tmp_path / "x")
     data.semantic_classes = ["unlabelled", "a", "b", "c"]
     assert distilled(None, data, tmp_path / "y", epochs=1).student.classes == ["a", "b", "c"]
+
+
+def named_frames(names=("unlabelled", "a", "b", "c")):
+    data = Frames()
+    data.semantic_classes = [*names]
+    return data
+
+
+def test_datasets_that_are_put_together_keep_the_names_of_their_label_maps(tmp_path, caplog):
+    note_once.cache_clear()
+    both = ConcatDataset([named_frames(), Subset(named_frames(), range(4))])
+    for place, test in enumerate((named_frames(), ConcatDataset([named_frames()]))):
+        read = distilled(None, (both, test), tmp_path / str(place), epochs=1)
+        assert read.student.classes == ["a", "b", "c"]
+    with caplog.at_level(logging.WARNING):
+        assert pixel_class_names(ConcatDataset([named_frames(), Frames()]), labelled=True, highest=3) is None
+    assert "name the values of their label maps (unlabelled, a, b and 1 more) and others that do not" in caplog.text
+    other = ConcatDataset([named_frames(), named_frames(["void", "b", "a", "c"])])
+    with pytest.raises(UsageError, match="whose semantic_classes are unlabelled, a, b and 1 more, and void, b, a and"):
+        pixel_class_names(other, labelled=True, highest=3)
+
+
+def test_names_of_one_split_alone_are_no_number_of_classes(tmp_path):
+    with pytest.raises(UsageError, match="have no names in the train split and 3 named classes in the test split: giv"):
+        distilled(None, (Frames(), named_frames()), tmp_path / "x")
 
 
 def test_nothing_is_trained_from_label_maps_without_a_label(tmp_path):

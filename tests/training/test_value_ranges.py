@@ -10,6 +10,7 @@ import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.value_range import ValueRange
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 
@@ -51,9 +52,23 @@ def test_another_range_is_refused_before_the_training(tmp_path, make, train, tes
 @pytest.mark.parametrize("make", [lambda: "resnet8", module], ids=["named", "module"])
 def test_a_later_sample_in_another_range_stops_the_training(tmp_path, make):
     mixed = IMAGES.clone()
-    mixed[7::16] *= 255
+    mixed[47] *= 255  # it is not among those that are read before the training
     with pytest.raises(ContrastillError, match=r"rgb of sample \d+ of TensorDataset goes from .*, and other samples"):
         distill(tmp_path, make(), data(mixed), data(IMAGES))
+
+
+@pytest.mark.parametrize("dark", [4, 40])
+def test_dark_and_bright_samples_by_turns_are_in_one_range(tmp_path, dark):
+    images = IMAGES.clone().repeat(4, 1, 1, 1)
+    images[::dark] *= 0.3
+    images = (images - 0.45) / 0.22
+    own = TensorDataset(images, TARGETS.repeat(4))
+    read = distill(tmp_path, module(), own, TensorDataset(images[::dark], TARGETS.repeat(4)[::dark]))
+    own_range = read.student.preprocess.scale
+    assert own_range.low == pytest.approx(float(images.min()), abs=0.01)
+    assert own_range.high == pytest.approx(float(images.max()), abs=0.01)
+    # Of dark samples alone the bright ones are in the same range all the same.
+    ValueRange.of(images[::dark], "it").check(images[1], "sample 1")
 
 
 def test_normalised_colours_are_a_modules_own_affair_in_both_splits(tmp_path):
@@ -69,7 +84,7 @@ class Overshooting(Dataset):
         return 48
 
     def __getitem__(self, row):
-        return (IMAGES[row] * 1.2 - 0.1 if row % 8 == 7 else IMAGES[row]), int(TARGETS[row])
+        return (IMAGES[row] * 1.2 - 0.1 if row % 8 in (0, 7) else IMAGES[row]), int(TARGETS[row])
 
 
 def test_a_little_beyond_one_is_no_other_range(tmp_path):
@@ -130,7 +145,7 @@ def test_uint8_and_floats_in_0_1_are_one_range(tmp_path, train, test):
 
 def test_a_probe_reads_every_sample_in_the_range_of_the_first(tmp_path):
     mixed = IMAGES.clone()
-    mixed[7::16] *= 255
+    mixed[47] *= 255  # it is not among those that are read before the training
     network = build_network("resnet8", num_classes=4)
     with pytest.raises(ContrastillError, match=r"rgb of sample \d+ of TensorDataset goes from .*, and other samples"):
         contrastill.linear_probe(network, data(mixed), data(IMAGES))

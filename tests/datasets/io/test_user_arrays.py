@@ -77,6 +77,23 @@ def test_masked_labels_are_unlabelled_and_masked_colours_refused():
     assert pixels("rgb", np.ma.masked_equal(np.ones((2, 2, 3), np.uint8), 7)).dtype == torch.uint8
 
 
+@pytest.mark.parametrize(
+    "hold",
+    [
+        np.asarray,
+        torch.from_numpy,
+        lambda values: torch.from_numpy(values.astype(np.int32)),
+        lambda values: np.ma.masked_equal(values, 0),
+    ],
+)
+def test_whole_numbers_that_float32_does_not_hold_are_refused_in_any_form(hold):
+    for number in (2**24 + 1, -(2**24) - 1):
+        with pytest.raises(UsageError, match=f"count holds whole numbers up to {number}, and modalities are float32"):
+            pixels("count", hold(np.array([[0, 1], [2, number]])))
+    assert pixels("count", hold(np.array([[1, 2**24], [2, 3]])))[0, 1, 0] == 2**24
+    assert pixels("semantics", hold(np.array([[1, 2**24 + 1]])))[0, 1, 0] == 2**24 + 1
+
+
 class OneBuffer(torch.utils.data.Dataset):
     """Fills the same arrays for each sample."""
 

@@ -1,6 +1,8 @@
 """Names of the classes of a dataset of one's own: read in the form they come in, or refused with the way out."""
 
 import logging
+from collections import namedtuple
+from dataclasses import make_dataclass
 
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from contrastill.core.classes import read_names
 from contrastill.core.errors import UsageError
 from contrastill.core.value_scale import note_once
+from contrastill.datasets.io.pixel_class_names import pixel_class_names
 from contrastill.datasets.io.user_classes import class_names_of
 from contrastill.datasets.io.user_samples import UserSamples
 
 ABC = ["a", "b", "c"]
+Record = namedtuple("Record", "name id color")
+RECORDS = [Record(name, number, (0, number, 0)) for number, name in enumerate(ABC)]
 
 
 class Named(Dataset):
@@ -49,6 +54,12 @@ def _lines_are_logged_anew():
             {"classes": [("tench", "Tinca"), ("crane",), ("crane",)], "class_to_idx": {"tench": 0, "crane": 2}},
             ["tench, Tinca", "crane", "crane"],
         ),
+        # Records of classes, as torchvision's Cityscapes has; an id below 0 numbers none.
+        ({"classes": [*RECORDS, Record("plate", -1, (0, 0, 142))]}, ABC),
+        ({"classes": RECORDS[::-1]}, ABC),
+        ({"classes": [record._asdict() for record in RECORDS]}, ABC),
+        ({"classes": [{"name": name, "supercategory": "letter"} for name in ABC]}, ABC),
+        ({"classes": [make_dataclass("Letter", ["colour", "name"])("red", name) for name in ABC]}, ABC),
         ({"classes": torch.tensor([10, 20, 30])}, ["10", "20", "30"]),
         ({"classes": [0, 1, 2]}, None),
         ({"classes": torch.arange(3)}, None),
@@ -71,6 +82,11 @@ def test_names_in_any_form_that_says_their_order(attributes, names):
         ({"classes": ["a", "b", " "]}, "Named.classes has no name for class 2"),
         ({"classes": ["a", float("nan"), "b"]}, "Named.classes has no name for class 1"),
         ({"classes": {0: "a", 1: None}}, "Named.classes has no name for class 1"),
+        (
+            {"classes": [tuple(record) for record in RECORDS]},
+            r"has \('a', 0, \(0, 0, 0\)\) for class 0, which is no name",
+        ),
+        ({"classes": [{"title": name} for name in ABC]}, "has {'title': 'a'} for class 0, which is no name: give each"),
         ({"classes": "cat dog elk"}, "Named.classes is the text 'cat dog elk': give a list with the name of each"),
         ({"classes": (name for name in ABC)}, "Named.classes is a generator, which can be read once alone: give a"),
         ({"classes": map(str, ABC)}, "Named.classes is a map, which can be read once alone"),
@@ -90,6 +106,7 @@ def test_names_that_could_be_of_other_classes_are_refused(attributes, message):
     [
         ({"classes": ["a", "b", "a"]}, "Named.classes: the classes 0 and 2 are both called a, so", ["a", "b", "a"]),
         ({"class_to_idx": {"a": 0, "b": 1, "c": 3}}, "3 names with the numbers 0 to 3, and none for class 2", None),
+        ({"classes": [{"id": n + 1, "name": name} for n, name in enumerate(ABC)]}, "and none for class 0", None),
         ({"class_to_idx": {"a": 1, "b": 2, "c": 3}}, "3 names with the numbers 1 to 3, and none for class 0", None),
         ({"class_to_idx": {"a": 0, "b": 0, "c": 1}}, "class 0 is called both a and b, so its classes have no", None),
     ],
@@ -119,3 +136,8 @@ def test_names_of_many_classes_take_no_time():
     data = TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
     data.classes, data.class_to_idx = names, {name: number for number, name in enumerate(names)}
     assert class_names_of(data) == read_names(names, "they") == names
+
+
+def test_label_maps_have_the_names_of_records_of_their_classes():
+    classes = [Record("unlabeled", 0, (0, 0, 0)), *RECORDS[1:], Record("plate", -1, (0, 0, 142))]
+    assert pixel_class_names(Named(classes=classes), labelled=False, highest=2) == ["unlabeled", "b", "c"]

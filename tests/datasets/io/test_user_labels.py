@@ -88,8 +88,8 @@ def test_what_is_no_class_is_refused_with_the_way_out(label, way):
 def test_two_forms_of_labels_in_one_dataset_are_refused(listed):
     numbers, vectors = Labelled(NUMBERS), Labelled(ONE_HOT)
     for parts, message in (
-        ((numbers, vectors), "sample 12 of ConcatDataset is 3 numbers, and that of the first the class 0"),
-        ((vectors, numbers), "sample 12 of ConcatDataset is the class 0, and that of the first 3 numbers"),
+        ((numbers, vectors), r"sample 1\d of ConcatDataset is 3 numbers, and that of the first the class 0"),
+        ((vectors, numbers), r"sample 1\d of ConcatDataset is the class 0, and that of the first 3 numbers"),
     ):
         both = ConcatDataset(parts)
         both.__dict__.update(listed)

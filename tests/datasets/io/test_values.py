@@ -200,9 +200,8 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
     broken[20, 3, 3, 1] = np.nan
-    own = UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train")
     with pytest.raises(ContrastillError, match="rgb of sample 20 of Samples holds NaN"):
-        batch_of(own, "rgb")
+        batch_of(UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train"), "rgb")
 
 
 # Depth
@@ -506,6 +505,16 @@ def test_many_channels_of_oblong_pictures_have_a_line(caplog):
         (np.ones((24, 32, 13), np.float32), None),
         (torch.ones(24, 32, 13), "bands is read as 24 channels of 32×13 pixels"),
         (torch.ones(13, 24, 32), None),
+        # Patches with more bands than pixels to a side.
+        (np.ones((200, 9, 9), np.float32), "bands is read as 9 channels of 200×9 pixels"),
+        (np.ones((200, 11, 7), np.float32), "bands is read as 7 channels of 200×11 pixels"),
+        (np.ones((40, 3, 3), np.float32), "bands is read as 3 channels of 40×3 pixels"),
+        (torch.ones(9, 9, 200), "bands is read as 9 channels of 9×200 pixels"),
+        (torch.ones(9, 9, 12), "bands is read as 9 channels of 9×12 pixels"),
+        (np.ones((9, 9, 200), np.float32), None),
+        (torch.ones(200, 9, 9), None),
+        (torch.ones(5, 64, 1024), None),
+        (np.ones((32, 40, 16), np.float32), None),
     ):
         caplog.clear()
         UserDataset(Samples({"bands": [values] * 2}))

@@ -124,7 +124,7 @@ def test_a_stopped_training_counts_on(tmp_path, accumulation):
     whole = train(TensorDataset(IMAGES, LABELS), tmp_path / "whole", accumulation_steps=accumulation)
     data, stops = Dying(IMAGES, LABELS), 0
     while not (tmp_path / "stopped" / "student.safetensors").exists():
-        data.left = 150
+        data.left = 182
         try:
             train(data, tmp_path / "stopped", accumulation_steps=accumulation)
         except (KeyboardInterrupt, contrastill.ContrastillError):
@@ -160,7 +160,7 @@ def test_a_stopped_student_counts_on(tmp_path, caplog):
     fading(TensorDataset(IMAGES, LABELS), tmp_path / "whole")
     data, stops = Dying(IMAGES, LABELS), 0
     while not (tmp_path / "stopped" / "student.safetensors").exists():
-        data.left = 150
+        data.left = 182
         try:
             fading(data, tmp_path / "stopped")
         except (KeyboardInterrupt, contrastill.ContrastillError):
@@ -230,7 +230,7 @@ def test_non_persistent_buffers_go_on(tmp_path, in_place, options):
     whole = centred(TensorDataset(IMAGES, LABELS), tmp_path / "whole")
     data, stopped = Dying(IMAGES, LABELS), None
     while stopped is None:
-        data.left = 150
+        data.left = 182
         try:
             stopped = centred(data, tmp_path / "stopped")
         except (KeyboardInterrupt, contrastill.ContrastillError):

@@ -154,9 +154,7 @@ def segment(
             .to(device)
             .to(memory_format=torch.channels_last)
         )
-        training = _Training(
-            model, train, rows, labels, batch_size=min(batch_size, len(rows)), epochs=epochs, seed=seed, device=device
-        )
+        training = _Training(model, train, rows, labels, batch_size=batch_size, epochs=epochs, seed=seed, device=device)
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()
     confusion = count_confusion(
@@ -202,7 +200,7 @@ class _Training:
         device: torch.device,
     ) -> None:
         self.model, self.split, self.rows, self.labels = model, split, rows, labels
-        self.batch_size, self.epochs, self.seed, self.device = batch_size, epochs, seed, device
+        self.batch_size, self.epochs, self.seed, self.device = min(batch_size, len(rows)), epochs, seed, device
         # As many as with all the labels, so that fewer labels do not mean less training as well.
         self.steps = max(1, split.num_samples // batch_size)
         self.cached: KeptMaps | None = None

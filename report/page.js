@@ -24,9 +24,18 @@
     const text = cell.dataset.value;
     return text === undefined || text === "" ? { text: cell.textContent.trim() } : { number: Number(text) };
   };
+  // Numbers in texts by their value: with { numeric: true } the digits behind a point would be a whole number.
+  const compareTexts = (a, b) => {
+    const [one, other] = [a, b].map((text) => text.split(/(\d+(?:\.\d+)?)/));
+    for (let part = 0; part < Math.min(one.length, other.length); part += 1) {
+      const order = part % 2 ? Number(one[part]) - Number(other[part]) : one[part].localeCompare(other[part]);
+      if (order) return order;
+    }
+    return one.length - other.length;
+  };
   const compare = (a, b) => {
     if (a.number !== undefined && b.number !== undefined) return a.number - b.number;
-    return a.text.localeCompare(b.text, undefined, { numeric: true });
+    return compareTexts(a.text, b.text);
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];

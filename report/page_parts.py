@@ -118,13 +118,15 @@ def figure(chart: Chart) -> Markup:
 
 
 def _values(chart: Chart) -> Markup:
-    """The values of a chart, of a long training those of evenly spaced epochs and the last."""
-    places = sorted({x for series in chart.series for x, _ in series.points})
-    every = -(-len(places) // _ROWS)
-    shown = [x for number_, x in enumerate(places) if number_ % every == 0 or x == places[-1]]
+    """The values of a chart, of a long training those of evenly spaced epochs of each line and its last."""
+    all_places, chosen = set(), set()
+    for places in ([x for x, _ in series.points] for series in chart.series):
+        all_places |= {*places}
+        chosen |= {*places[:: max(1, -(-len(places) // _ROWS))], *places[-1:]}
+    shown = sorted(chosen)
     values = [dict(series.points) for series in chart.series]
     rows = [[_place(chart, x), *(measured(by.get(x), ".4g") for by in values)] for x in shown]
-    caption = f"{chart.title}: values" + (f" of every {every}th {chart.xlabel}" if every > 1 else "")
+    caption = f"{chart.title}: values" + (f" of some {chart.xlabel}s" if len(chosen) < len(all_places) else "")
     return element(
         "details",
         element("summary", "Values as a table"),

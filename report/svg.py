@@ -52,8 +52,9 @@ class _Axes:
         ys = [y for series in chart.series for _, y in series.points]
         ends = [*ys, *(end for series in chart.series for bounds in series.bounds for end in bounds)]
         self.log = chart.is_log
+        # A band may reach down to 0 and below, where a logarithm has no place.
         low, high = (
-            (min(ys), max(ys)) if self.log else (max(min(ends), chart.limits[0]), min(max(ends), chart.limits[1]))
+            (min(ys), max(ends)) if self.log else (max(min(ends), chart.limits[0]), min(max(ends), chart.limits[1]))
         )
         if chart.places:  # room for their names
             xs = [-0.4, len(chart.places) - 0.6]
@@ -80,11 +81,14 @@ class _Axes:
     def grid(self) -> list[Markup]:
         """Lines, ticks and labels."""
         drawn = []
+        digits = next((n for n in range(6, 16) if len({f"{y:.{n}g}" for y in self.ticks_y}) == len(self.ticks_y)), 16)
         for value in self.ticks_y:
             drawn.append(
                 element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=self.y(value), y2=self.y(value), class_="grid")
             )
-            drawn.append(element("text", number(value, "g"), x=_LEFT - 6, y=self.y(value) + 4, text_anchor="end"))
+            drawn.append(
+                element("text", number(value, f".{digits}g"), x=_LEFT - 6, y=self.y(value) + 4, text_anchor="end")
+            )
         places = self.chart.places
         shown = range(len(places)) if places else _integers(self.x0, self.x1)
         turned = places is not None and sum(map(len, places)) > 44

@@ -16,6 +16,7 @@ from contrastill.datasets.io.views import PaddedImages
 from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.models.decoders import LinearHead, UNetHead
 from contrastill.probe import maps as kept_maps
+from contrastill.probe import segmentation
 from contrastill.probe.labels import labelled_part
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss, segment
 
@@ -230,6 +231,15 @@ def test_frames_that_are_not_in_the_part_teach_nothing(mode):
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
     _, third = segment(network(), changed(train, lambda labels: (4 - labels) % 4), split(8, 1), **options)
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5, 0.1])
+def test_a_part_of_the_labels_gets_as_many_steps_as_all(fraction, monkeypatch):
+    steps = []
+    loss = segmentation.pixel_loss
+    monkeypatch.setattr(segmentation, "pixel_loss", lambda *given: steps.append(1) or loss(*given))
+    segment(network(), split(40, 0), split(8, 1), label_fraction=fraction, **{**QUICK, "epochs": 2, "batch_size": 8})
+    assert len(steps) == 2 * (40 // 8)
 
 
 def test_maps_too_big_to_keep_are_computed_again(monkeypatch):

@@ -5,6 +5,7 @@ again.
 import html.parser
 import json
 import math
+import re
 import shlex
 
 import numpy as np
@@ -133,6 +134,25 @@ def test_lines_stay_inside_the_picture_and_ticks_are_text(points):
             assert -6 <= x <= 466 and -6 <= y <= 296
     assert sum(tag == "text" for tag, _ in tags) >= 5
     assert sum("marker" in attrs.get("class", "") for _, attrs in tags) <= 26
+
+
+def test_a_band_on_a_logarithmic_axis_is_whole():
+    high = 300.0
+    tags = Balanced(draw(chart([series_with_std("a", [(1, 129.0, high - 129.0), (2, 4.0, 1.0)])], log=True))).tags
+    assert json.loads(tags[0][1]["data-axis"])["y1"] >= high
+
+
+@pytest.mark.parametrize("low", [1_000_000.5, 2.302585, 4.60517])
+def test_ticks_have_the_digits_that_tell_them_apart(low):
+    markup = str(draw(chart([Series("a", [(1, low), (2, low * (1 + 1e-6))])])))
+    ticks = re.findall(r'text-anchor="end"[^>]*>([^<]+)<', markup)
+    assert len({*ticks}) == len(ticks) > 2
+
+
+def test_the_table_of_a_long_chart_has_values_of_each_line():
+    lines = [Series("a", [(n, 1.0 * n) for n in range(1, 101)]), Series("b", [(n, 2.0 * n) for n in range(2, 101, 2)])]
+    rows = str(figure(chart(lines))).split("<tr")[2:]
+    assert sum("–" not in row for row in rows) >= 50
 
 
 def test_one_chart_is_drawn_as_svg_and_as_png(tmp_path):

@@ -70,7 +70,7 @@ def run_part(part: str, arguments: argparse.Namespace, facts: dict[str, Any], ou
     end = "time limit" if stopped.is_set() else "" if process.returncode == 0 else f"exit code {process.returncode}"
     row = {**facts, "part": part, "ended": end or "complete", "seconds": round(time.perf_counter() - began, 1)}
     if end and last:
-        row["error"] = last[0][:300]
+        row["error"] = last[0][:900]
     append(out, row)
     print(f"{part}: {row['ended']} after {row['seconds']:.0f} s {row.get('error', '')}", flush=True)
     return [*rows, row]

@@ -253,23 +253,40 @@ def part_step(device: str, small: bool) -> None:
 LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else dict(os.environ)
 
 
+def ended_ranks(world: int, folder: str, device: str) -> list[str]:
+    """Run gpu_rank.py in ``world`` processes; a first try that a signal ended is told and repeated once.
+
+    SystemExit where a process failed, with the end of what each wrote. The crash of a library under load is no
+    difference between two processes and one, which is what the part is about; its row names it all the same.
+    """
+    crashes: list[str] = []
+    while True:
+        (Path(folder) / "store").unlink(missing_ok=True)
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", HERE / "gpu_rank.py", str(rank), str(world), folder, device],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=LOOPBACK,
+            )
+            for rank in range(world)
+        ]
+        errors = [rank.communicate()[1].strip() for rank in ranks]
+        if not any(rank.returncode for rank in ranks):
+            return crashes
+        ends = "; ".join(
+            f"rank {number} of {world}, exit code {rank.returncode}: {' '.join(error[-400:].split())}"
+            for number, (rank, error) in enumerate(zip(ranks, errors, strict=True))
+        )
+        if crashes or all(rank.returncode >= 0 for rank in ranks):
+            raise SystemExit(ends)
+        crashes.append(ends)
+
+
 def part_processes(device: str, small: bool) -> None:
     """Two processes on one device, by gloo, against one: banks and maps after three steps."""
     with tempfile.TemporaryDirectory() as folder:
-        for world in (1, 2):
-            (Path(folder) / "store").unlink(missing_ok=True)
-            ranks = [
-                subprocess.Popen(
-                    [sys.executable, str(HERE / "gpu_rank.py"), str(rank), str(world), folder, device],
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=LOOPBACK,
-                )
-                for rank in range(world)
-            ]
-            errors = [rank.communicate()[1] for rank in ranks]
-            if any(rank.returncode for rank in ranks):
-                raise SystemExit(f"{world} processes failed: {' | '.join(error[-200:] for error in errors)}")
+        crashes = [crash for world in (1, 2) for crash in ended_ranks(world, folder, device)]
         alone, first, second = (
             torch.load(f"{folder}/{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2")
         )
@@ -281,6 +298,8 @@ def part_processes(device: str, small: bool) -> None:
         )
         row = {"loss": name, "tensors": len(keys), "largest_difference_of_ranks": ranks_differ}
         row["largest_difference_of_two_and_one"] = worlds_differ
+        if crashes:
+            row["crashes"] = crashes
         if ranks_differ > 0 or worlds_differ > 1e-4:
             row["failed"] = "two processes are not one"
         emit(**row)

@@ -42,5 +42,7 @@ for name in ("all", "sampled", "fresh"):
     rows |= {f"{name}.{key}": value.cpu() for key, value in loss.state_dict().items() if torch.is_tensor(value)}
 torch.save(rows, f"{folder}/{rank}-of-{world}.pt")
 if world > 1:
-    # Threads of a group that is still there when the interpreter ends can abort the process.
+    # Nobody leaves while another still receives, and threads of a group that is still there when the interpreter ends
+    # can abort the process.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -50,10 +50,31 @@ def test_rows_are_in_the_file_and_a_part_that_hangs_costs_its_own_alone(tmp_path
     out = tmp_path / "rows.jsonl"
     call = [sys.executable, BENCHMARKS / "gpu.py", "--cpu-rehearsal", "--out", out]
     done = subprocess.run([*call, "--parts", "processes"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row.get("loss") for row in rows] == ["all", "sampled", "fresh", None] and rows[-1]["ended"] == "complete"
     assert all(row["largest_difference_of_two_and_one"] < 1e-5 for row in rows[:-1])
     done = subprocess.run([*call, "--parts", "tests", "--patience", "0.0001"], capture_output=True, text=True)
     assert done.returncode == 1 and "tests: time limit after" in done.stdout
     assert "| sampled |" in subprocess.run([*call, "--table"], capture_output=True, text=True).stdout
+
+
+def test_a_rank_that_a_signal_ends_is_told_and_tried_once_more(parts, tmp_path, monkeypatch):
+    rank = "import os, pathlib, signal, sys\nmark = pathlib.Path(sys.argv[3], 'mark')\nif sys.argv[1] == '1' {}:\n"
+    kill = "    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    monkeypatch.setattr(parts, "HERE", tmp_path)
+    (tmp_path / "gpu_rank.py").write_text(rank.format("and not mark.exists()") + kill)
+    (crash,) = parts.ended_ranks(2, str(tmp_path), "cpu")
+    assert "rank 1 of 2, exit code -9" in crash
+    assert parts.ended_ranks(2, str(tmp_path), "cpu") == []
+    (tmp_path / "gpu_rank.py").write_text(rank.format("") + kill)
+    with pytest.raises(SystemExit, match="rank 1 of 2, exit code -9"):
+        parts.ended_ranks(2, str(tmp_path), "cpu")
+
+
+def test_a_rank_that_fails_is_not_tried_again(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "HERE", tmp_path)
+    (tmp_path / "gpu_rank.py").write_text("import sys\nopen(sys.argv[3] + '/tries', 'a').write('x')\nsys.exit('why')\n")
+    with pytest.raises(SystemExit, match="rank 0 of 1, exit code 1: why"):
+        parts.ended_ranks(1, str(tmp_path), "cpu")
+    assert (tmp_path / "tries").read_text() == "x"

@@ -26,7 +26,7 @@ OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
 EPOCHS_15, EPOCHS_10, EPOCHS_6 = (
     [f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6))
 )
-CACHED = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=packed"]
+CACHED = ["train.views=4", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
 
 COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
 

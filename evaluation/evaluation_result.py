@@ -163,9 +163,7 @@ class DenseScores:
 
 @dataclass(frozen=True)
 class DepthScores:
-    """A network's own depth, see :class:`~contrastill.training.dense_accuracy.DepthMeasures`, whose fields these
-    are.
-    """
+    """A network's own depth, in the fields of :class:`~contrastill.training.dense_accuracy.DepthMeasures`."""
 
     abs_rel: float
     rmse: float
@@ -218,13 +216,12 @@ class ClassificationScores:
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """One line of the table per layer, by column."""
-        labels = _share(self.labels, self.train_images)
         return [
             {
                 **common,
                 "of teacher %": _percent(self.share_of_teacher),
                 "task": f"linear probe, {layer}{'' if self.mode == 'frozen' else f', {self.mode}'}",
-                "labels": labels,
+                "labels": _share(self.labels, self.train_images),
                 "top-1 %": _percent(scores.top1),
                 "top-5 %": _percent(scores.top5),
             }
@@ -245,12 +242,12 @@ class EvaluationRow:
         run: The run's folder.
         role: ``student``, ``teacher``, ``random`` or ``scratch``.
         model: Its architecture.
-        parameters: How many it has; of a student in the space of its teacher (heads of that, retrieval) with its
-            adaptor.
+        parameters: How many it has; of a student in its teacher's space (heads of that, retrieval) with its adaptor.
         images: Number of test images.
         weights: The file or checkpoint of its weights.
         task: ``accuracy``, ``segmentation``, ``classification`` or ``retrieval``.
         scores: What was measured.
+        number: Of a teacher among several; else None.
     """
 
     run: str
@@ -261,12 +258,19 @@ class EvaluationRow:
     weights: str
     task: str
     scores: Scores
+    number: int | None = None
+
+    @property
+    def network(self) -> str:
+        """Its name in the tables, as ``student resnet8`` or, of several teachers, ``teacher 1 resnet20``."""
+        return " ".join([self.role, *([] if self.number is None else [str(self.number)]), self.model])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as evaluation.json holds them."""
         return {
             "run": self.run,
             "role": self.role,
+            **({} if self.number is None else {"number": self.number}),
             "model": self.model,
             "parameters": self.parameters,
             **self.scores.to_dict(),
@@ -279,7 +283,7 @@ class EvaluationRow:
         """Its lines of the table, by column."""
         common = {
             "run": self.run,
-            "network": f"{self.role} {self.model}",
+            "network": self.network,
             "parameters": f"{self.parameters:,}",
             "images": f"{self.images:,}",
         }
@@ -326,7 +330,7 @@ class EvaluationResult(TabularResult):
             return []
         same = [(row, scores) for row, scores in dense if scores.classes == names]
         several = len({row.run for row, _ in same}) > 1
-        columns = ["IoU %", *(f"{f'{row.run} ' if several else ''}{row.role} {row.model}" for row, _ in same)]
+        columns = ["IoU %", *(f"{f'{row.run} ' if several else ''}{row.network}" for row, _ in same)]
         lines = [
             [name, *(_percent(scores.per_class_iou[place]) for _, scores in same)] for place, name in enumerate(names)
         ]

@@ -42,6 +42,7 @@ class EvaluatedNetwork:
         network: It.
         weights: Where they are from.
         entry: Its part of the config, without weights where they are random.
+        number: Of a teacher among several; else None.
     """
 
     role: str
@@ -49,6 +50,12 @@ class EvaluatedNetwork:
     network: Network
     weights: str
     entry: NetworkConfig
+    number: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables and pictures: ``student``, ``teacher``, or ``teacher 1`` of several."""
+        return self.role if self.number is None else f"{self.role} {self.number}"
 
 
 class EvaluatedNetworks:
@@ -127,7 +134,8 @@ class EvaluatedNetworks:
             known = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
             raise UsageError(f"{self.run.path} has no teachers.{number}: it has {known}")
         entry = self.config.teachers[number]
-        return EvaluatedNetwork("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
+        among = number if len(self.config.teachers) > 1 else None
+        return EvaluatedNetwork("teacher", entry.model, self._teachers[number], str(entry.weights), entry, among)
 
     @cached_property
     def _training_data(self) -> Any:
@@ -159,7 +167,7 @@ class EvaluatedNetworks:
             # One that the caller names in its place is another on purpose, or the same elsewhere.
             if number < len(own) and own[number].weights == entry.weights:
                 record.check_teacher(number, teacher.module)
-            elif not record.is_teacher(number, teacher.module):
+            elif number >= len(own) or not record.is_teacher(number, teacher.module):
                 self.others.append(f"{number} {weights_hash(teacher.module)}")
             if number < len(own) and entry != own[number].model_copy(update={"weights": entry.weights}):
                 self.others.append(entry.model_dump_json())

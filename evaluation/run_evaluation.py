@@ -68,7 +68,7 @@ class RunEvaluation:
     Attributes:
         suffix: In the names of the files that it writes, for other data than the run's own; else empty.
         replaced: A sentence, where the data at the run's own path are others than in its training; else empty.
-        inputs: Role -> what the networks that were measured read, as ``rgb 32×32``.
+        inputs: ``student``, ``teacher 0`` … -> what the networks that were measured read, as ``rgb 32×32``.
 
     Raises:
         UsageError: The folder is no run, or the data do not fit the tasks.
@@ -141,13 +141,13 @@ class RunEvaluation:
             UsageError: It cannot, or the data have its modality in another scale than its training.
         """
         check_modality(candidate.entry, self.test)
-        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        who = f"{candidate.title} {candidate.model} of {self.run.path}"
         if (line := self._size_note(candidate, who)) and line not in self._size_notes:
             self._size_notes.add(line)
             self.warn(line)
         if not self._own_data:
             check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
-        self.inputs[candidate.role] = input_text(candidate.network, self.test)
+        self.inputs[candidate.title] = input_text(candidate.network, self.test)
         candidate.network.freeze().to(self.accelerator.device)
 
     def _size_note(self, candidate: EvaluatedNetwork, who: str) -> str:
@@ -173,6 +173,7 @@ class RunEvaluation:
             candidate.weights,
             task,
             scores,
+            candidate.number,
         )
 
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Scores]:
@@ -197,14 +198,14 @@ class RunEvaluation:
             return
         if candidate.network.recipe.get("several_classes") and not several_classes(self.test):
             self.warn(
-                f"{self._where()} has one class for each sample, and the {candidate.role} of {self.run.path} was "
+                f"{self._where()} has one class for each sample, and the {candidate.title} of {self.run.path} was "
                 "trained with any number of them: mAP is measured"
             )
         # A teacher of other classes, such as ImageNet's, has no accuracy here.
         yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
 
     def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
-        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        who = f"{candidate.title} {candidate.model} of {self.run.path}"
         class_map, option = self.config.student.class_map, "student.class_map"
         if candidate.role != "student":
             class_map, option = None, f"teachers.{self.config.teachers.index(candidate.entry)}.class_map"
@@ -215,7 +216,7 @@ class RunEvaluation:
             return
         yield scores
         if isinstance(scores, DenseScores) and self.accelerator.is_main_process:
-            name = self.name if candidate.role == "student" else candidate.role
+            name = self.name if candidate.role == "student" else candidate.title
             shown = DensePredictor(candidate.network)
             source = self.source(self.test, candidate)
             self.gallery.add(
@@ -229,7 +230,7 @@ class RunEvaluation:
             UsageError: They are others than the student's, and its accuracy is all that is asked for.
         """
         network, student = candidate.network, candidate.role == "student"
-        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        who = f"{candidate.title} {candidate.model} of {self.run.path}"
         class_map = self.config.student.class_map if student else None
         try:
             match_classes_of(
@@ -247,7 +248,7 @@ class RunEvaluation:
         best: tuple[float, Any, float] | None = None
         for fraction in self.options.label_fractions:
             self.say(
-                f"{self.run.path}: segmentation, {candidate.role} {candidate.model}, {mode}, {100 * fraction:g} % "
+                f"{self.run.path}: segmentation, {candidate.title} {candidate.model}, {mode}, {100 * fraction:g} % "
                 "of the labels"
             )
             result, model = segment(
@@ -261,7 +262,7 @@ class RunEvaluation:
             yield SegmentationScores.of(result, mode, self.options.head, fraction)
         if best is None:
             return
-        whose = self.name if candidate.role == "student" else candidate.role
+        whose = self.name if candidate.role == "student" else candidate.title
         how = "trained along" if mode == "scratch" else mode.replace("_", "-")
         name = f"{whose}\n{how}\nmIoU {best[2]:.1f} %"
         if not self.gallery.add(candidate.role, name, best[1], test, LABELS, self.accelerator.device):
@@ -270,7 +271,7 @@ class RunEvaluation:
     def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own
             return
-        self.say(f"{self.run.path}: classification, {candidate.role} {candidate.model}")
+        self.say(f"{self.run.path}: classification, {candidate.title} {candidate.model}")
         train, test = (self.source(split, candidate) for split in (self.train, self.test))
         yield from classification_scores(
             candidate.network, train, test, self.options, self.accelerator.device, self.config.seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..core.errors import ContrastillError
 from ..core.registry import DATASETS, MODALITIES
 from ..core.representation import Network
 from ..core.run import Run
+from ..core.run_data import recorded_size
 from ..models.recipe import TRAINED_SIZE
 from ..training.data import open_split
 from .evaluation_data import unlogged
@@ -76,10 +76,8 @@ def trained_size(network: Network, own: tuple[Run, RunConfig] | None) -> Size | 
     if own is None:
         return None
     run, config = own
-    facts = run.data_facts().get("train")
-    if isinstance(facts, Mapping):
-        sizes = re.findall(r"(\S+) \[([\d, ]+)\]", str(facts.get("modalities")))
-        return _size_of({name: [*map(int, shape.split(","))] for name, shape in sizes}, network.modality)
+    if isinstance(run.data_facts().get("train"), Mapping):
+        return recorded_size(run, network.modality)
     if config.data.path is None:  # to open it may be to download it
         return None
     with suppress(ContrastillError), unlogged():

@@ -11,7 +11,7 @@ from .markup import Markup, element, number
 _WIDTH, _HEIGHT = 460, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 _STYLES = 7  # colours, then the same with other dashes
-_DASHES = (None, "7 4", "2 3", "9 3 2 3")
+_DASHES = (None, "7 4", "2 3", "9 3 2 3", "12 3 2 3 2 3")
 
 
 def draw(chart: Chart) -> Markup:

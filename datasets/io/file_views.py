@@ -141,8 +141,8 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
             whole numbers for ``semantics``.
 
     Raises:
-        UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the
-            shape.
+        UsageError: A transform that does not exist, or with arguments it does not take, or that asks for more than an
+            image, or that does not keep the shape.
     """
     import albumentations as A
 
@@ -177,22 +177,47 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
             raise UsageError(
                 f"data.transforms: {name} does not take {arguments}: {' '.join(str(error).split())}"
             ) from error
+        if wanted := sorted({*getattr(built[-1], "targets_as_params", ())} - {"image"}):
+            raise UsageError(
+                f"data.transforms: {name} asks for {', '.join(wanted)} beside each image, which a config cannot give: "
+                "leave it out, or apply it in a Dataset of your own"
+            )
     # Some transforms ask for another interpolation of masks unless all are told: 0 is cv2.INTER_NEAREST.
     compose = A.Compose(built, additional_targets=dict.fromkeys(masks, "mask"), mask_interpolation=0)
     sample = {"image": np.zeros((*size, 3), np.uint8)} | {
         name: np.zeros(size, np.uint8 if name == LABELS else np.float32) for name in masks
     }
-    shown = compose(**sample)
-    if any(
-        getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype
-        for name, values in sample.items()
-    ):
-        names = ", ".join(transform["name"] for transform in transforms)
-        raise UsageError(
-            f"data.transforms ({names}) do not keep {size[0]}×{size[1]} pixels of uint8: leave resizing and "
-            "normalising to data.size and the network"
-        )
+    _try(compose, built, sample, ", ".join(str(transform["name"]) for transform in transforms))
     return compose
+
+
+def _try(compose: Any, built: Sequence[Any], sample: dict[str, np.ndarray], names: str) -> None:
+    """Apply transforms to a sample, each for certain; several times where what they draw may turn the shape."""
+    height, width = sample["image"].shape[:2]
+    chances = [transform.p for transform in built]
+    for transform in built:
+        transform.p = 1.0
+    try:
+        for seed in range(1 if height == width else 8):
+            compose.set_random_seed(seed)
+            shown = compose(**sample)
+            if any(
+                getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype
+                for name, values in sample.items()
+            ):
+                raise UsageError(
+                    f"data.transforms ({names}) do not keep {height}×{width} pixels of uint8: leave resizing and "
+                    "normalising to data.size and the network"
+                )
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a library's transform raises for a plain image
+        raise UsageError(
+            f"data.transforms ({names}) fail on an image of {height}×{width} pixels: {' '.join(str(error).split())}"
+        ) from error
+    finally:
+        for transform, chance in zip(built, chances, strict=True):
+            transform.p = chance
 
 
 def draw_numbers(seed: int, view: int, index: Tensor) -> list[list[float]]:

@@ -404,3 +404,14 @@ def test_another_teacher_that_is_not_measured_is_named(run):
         *lines("classification", baselines=["teacher"]),
         *lines("retrieval"),
     ] == []
+
+
+def test_teachers_of_one_architecture_have_names_of_their_own(run, capsys):
+    teachers = [f"teachers.1.{key}={value}" for key, value in (("model", "resnet8"), ("weights", run))]
+    chosen = ["evaluation.tasks=[classification]", "evaluation.layers=[embedding]", *teachers]
+    assert main(["evaluate", str(run), "--teachers", *chosen]) == 0
+    printed = capsys.readouterr()
+    assert all(f"teacher {number} resnet8" in printed.out for number in range(2)), printed.out
+    assert f"{run}: classification, teacher 1 resnet8" in printed.err
+    rows = json.loads(next(run.glob("*-networks-*.json")).read_text())["rows"]
+    assert [(row["role"], row.get("number")) for row in rows] == [("student", None), ("teacher", 0), ("teacher", 1)]

@@ -200,6 +200,12 @@ def test_further_transforms_are_drawn_by_sample(root, transforms):
         ({"name": "torchvision/Resize", "size": 8}, "do not keep 16×16 pixels"),
         ({"name": "Resize", "height": 8, "width": 8}, "do not keep 16×16 pixels"),
         ({"name": "Normalize"}, "do not keep 16×16 pixels of uint8"),
+        # Seen at once, however seldom it is drawn.
+        ({"name": "Normalize", "p": 0.01}, "do not keep 16×16 pixels of uint8"),
+        ({"name": "Mosaic"}, "Mosaic asks for mosaic_metadata beside each image"),
+        ({"name": "FDA"}, "FDA asks for fda_metadata beside each image"),
+        ({"name": "MaskDropout"}, "MaskDropout asks for mask beside each image"),
+        ({"name": "RandomCrop", "height": 32, "width": 32}, "(RandomCrop) fail on an image of 16×16 pixels: "),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
             _data(root, transforms=[wrong]).open("train")

@@ -189,13 +189,15 @@ def test_what_a_pointer_reads_is_what_was_drawn():
 
 def test_styles_differ_beyond_the_colours():
     looks = set()
-    for style in range(28):
+    for style in range(35):
         svg = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
         tags = Balanced(svg).tags
         line = next(attrs for tag, attrs in tags if tag == "polyline")
         group = next(attrs["class"] for tag, attrs in tags if tag == "g")
         looks.add((group, line.get("stroke-dasharray")))
-    assert len(looks) == 28
+    assert len(looks) == 35
+    # With their markers, far more.
+    assert len({draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)])) for style in range(140)}) == 140
 
 
 def test_a_damaged_picture_is_a_sentence(tmp_path):

@@ -283,7 +283,9 @@ def test_a_split_describes_its_samples():
         ({"name": "Afine"}, "did you mean Affine"),
         ({"name": "Affine", "angle": 1}, "Affine does not take {'angle': 1}"),
         ({"name": "Resize", "height": 8, "width": 8}, "do not keep 24×32 pixels"),
-        ({"name": "Transpose", "p": 1}, "do not keep 24×32 pixels"),
+        ({"name": "Transpose", "p": 0.1}, "do not keep 24×32 pixels"),
+        ({"name": "RandomRotate90"}, "do not keep 24×32 pixels"),
+        ({"name": "OverlayElements"}, "OverlayElements asks for overlay_metadata beside each image"),
         ({"name": "Normalize"}, "do not keep 24×32 pixels of uint8"),
     ],
 )

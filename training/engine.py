@@ -22,6 +22,7 @@ from ..core.run import Run
 from ..core.teachers.repeatable import unrepeatable_notes, unrepeatable_student_notes
 from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer, TransferOutput
+from .accelerate_settings import training_accelerator
 from .accumulation import batch_samples, chunks
 from .accuracy import evaluate, share_buffers
 from .checkpoint import (
@@ -40,7 +41,6 @@ from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
 from .preemption import StopRequest
-from .processes import accelerator_of
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
@@ -97,8 +97,8 @@ def fit(
         ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
-    accelerator = accelerator or accelerator_of(config.precision)
-    return _Training(transfer, train, test, config, run, accelerator, progress, validation).fit()
+    with training_accelerator(accelerator, config.precision) as own:
+        return _Training(transfer, train, test, config, run, own, progress, validation).fit()
 
 
 class _Training:
@@ -240,9 +240,8 @@ class _Training:
             row |= self.best.measure(self.evaluated)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
-        self.accelerator.log(
-            {name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"]
-        )
+        tracked = {name: value for name, value in row.items() if name not in ("step", "stage")}
+        self.accelerator.log(tracked, step=row["step"])
         warn_of_uncounted(row, self.transfer, self.accelerator)
         self.position.epoch, self.position.batch = epoch + 1, 0
         self.sums.clear()
@@ -261,9 +260,8 @@ class _Training:
         epochs = self.epochs - self.initial_epochs
         # A single step has no time for a weight that rises from 0, and would train nothing.
         single = epochs * len(self.train) == 1
-        self.transfer.progress = (
-            1.0 if single else (self.position.step / len(self.train) - self.initial_epochs) / epochs
-        )
+        passed = self.position.step / len(self.train) - self.initial_epochs
+        self.transfer.progress = 1.0 if single else passed / epochs
         self.bad.begin()
         passes = self._backward(batch)
         if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.state import AcceleratorState, GradientState, PartialState, is_initialized
+from accelerate.utils import GradientAccumulationPlugin
 from torch import distributed
 
 from ..core.errors import ContrastillError
@@ -51,18 +52,41 @@ def parting() -> Iterator[None]:
     """
     there = is_initialized()
     try:
-        yield
+        with own_gradient_state():
+            yield
     finally:
         if not there and is_initialized() and not PartialState().use_distributed:
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@contextmanager
+def own_gradient_state() -> Iterator[None]:
+    """Within it, optimisers step at each step: Accelerate has one state of accumulation for all of a process, which a
+    loop of the caller's own may have left between two steps. It gets that back.
+    """
+    state = GradientState()
+    before = state.plugin_kwargs, state.sync_gradients
+    state.sync_gradients = True
+    try:
+        yield
+    finally:
+        state.plugin_kwargs, state.sync_gradients = before
+
+
 def accelerator_of(precision: str = "fp32", **options: Any) -> Accelerator:
     """An ``Accelerator`` of this ``train.precision``, whose processes leave their group before the interpreter ends.
 
-    Threads of a group that is still there then can end the process with an error after all its work is done.
+    Threads of a group that is still there then can end the process with an error after all its work is done. Steps of
+    accumulation and a compiler that are set in the environment are left out: the loop has keys of its own for both.
     """
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, **options)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=1
+        ),  # an argument gives way to the environment
+        dynamo_backend="no",
+        **options,
+    )
     if accelerator.use_distributed:
         atexit.register(accelerator.state.destroy_process_group)
     return accelerator

@@ -37,14 +37,10 @@ class NetworkFingerprint:
 
 def network_fingerprint(network: Network) -> NetworkFingerprint:
     """The fingerprint of a network's weights, preprocessing and taps."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_bytes(value))
     return NetworkFingerprint(
         {
             "architecture": f"{type(network.module).__name__} {text_hash(str(network.module))}",
-            "weights": digest.hexdigest()[:16],
+            "weights": state_hash(network.state_dict()),
             "preprocessing": str(network.preprocess) + ("" if network.preprocess.colours else ", values as stored"),
             "modality": network.modality,
             "precision": str(network.precision or torch.float32).removeprefix("torch."),
@@ -55,8 +51,8 @@ def network_fingerprint(network: Network) -> NetworkFingerprint:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """16 hexadecimal digits that stand for a module's state dict; what is no tensor, as in quantised layers, counts by
-    its text.
+    """16 hexadecimal digits that stand for a module's state dict; of quantised layers the numbers and
+    scales; what is no tensor counts by its text.
     """
     return state_hash(module.state_dict())
 
@@ -66,8 +62,26 @@ def state_hash(state: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(name.encode())
-        digest.update(_bytes(value) if isinstance(value, Tensor) else str(value).encode())
+        _update(digest, value)
     return digest.hexdigest()[:16]
+
+
+def _update(digest: Any, value: Any) -> None:
+    """Of a packed parameter of a quantised layer all its tensors: a text shows the first and the last numbers alone."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            _update(digest, part)
+    elif isinstance(value, Tensor) and value.is_quantized:
+        digest.update(f"{value.dtype} {_scales(value)}".encode() + _bytes(value.int_repr()))
+    else:
+        digest.update(_bytes(value) if isinstance(value, Tensor) else str(value).encode())
+
+
+def _scales(value: Tensor) -> str:
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return f"{value.q_scale()} {value.q_zero_point()}"
+    scales = value.q_per_channel_scales().tolist(), value.q_per_channel_zero_points().tolist()
+    return f"{value.q_per_channel_axis()} {scales}"
 
 
 def text_hash(text: str) -> str:

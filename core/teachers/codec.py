@@ -15,14 +15,17 @@ from ..representation import PARTS, Representation
 
 Fields = dict[str, Tensor]
 
+_SMALLEST = torch.finfo(torch.float16).smallest_normal
+
 
 @dataclass(frozen=True)
 class TeacherOutputCodec:
     """Encodes one part of a representation as the fields that are cached of it, and decodes them.
 
-    In float32 all is cached as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits, and
-    a prediction at each of its positions, are cached as log-probabilities log p = z − log Σ exp z, with that sum in
-    float32 beside them: the error of log p is 2⁻¹¹ |log p| at most, so it is least where a class is probable.
+    In float32 all is cached as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value, those below
+    2⁻¹⁴ to 2⁻²⁵; samples all of whose values are that small are refused. Logits, and a prediction at each of its
+    positions, are cached as log-probabilities log p = z − log Σ exp z, with that sum in float32 beside them: the error
+    of log p is 2⁻¹¹ |log p| at most, or 2⁻²⁵, so it is least where a class is probable.
 
     With ``top`` = k there are the k largest log-probabilities with their classes (int16, or int32 beyond 32 768
     classes), and the exact logarithm of the mass of all others in float32. Decoded, that mass is spread evenly over
@@ -42,7 +45,8 @@ class TeacherOutputCodec:
         - ``decode``: the same shapes as before, float32
 
     Raises:
-        UsageError: ``top`` is not fewer than all logits, or a value is beyond float16.
+        UsageError: ``top`` is not fewer than all logits, a value is beyond float16, or all values of a sample are too
+            small for it.
 
     Example:
         >>> codec = TeacherOutputCodec("logits", "fp32", top=2)
@@ -67,6 +71,8 @@ class TeacherOutputCodec:
         }
         of_classes = values.get(self.part) if self.part in ("logits", "prediction") else None
         if of_classes is None or (self.part == "prediction" and of_classes.shape[1] == 1):
+            for name, value in values.items():
+                self._check_small(name, value)
             return {name: self._rounded(name, value) for name, value in values.items()}
         if self.top is not None:
             return self._largest(of_classes, self.top)
@@ -136,6 +142,18 @@ class TeacherOutputCodec:
             f"{self.part}.sums": sums,
             f"{self.part}.others": rest - sums - math.log(count - top),
         }
+
+    def _check_small(self, name: str, values: Tensor) -> None:
+        """Refuse samples all of whose values are too small; of logarithms a small one is as good as 0."""
+        if self.precision == "fp32" or not values.numel():
+            return
+        largest = values.abs().flatten(1).amax(1)
+        small = largest[(largest > 0) & (largest < _SMALLEST)]
+        if len(small):
+            raise UsageError(
+                f"a teacher's {name} has samples with no value beyond {float(small.min()):.3g}, and float16 is exact "
+                f"to 2⁻¹¹ from {_SMALLEST:.2g} on: set cache.precision=fp32"
+            )
 
     def _rounded(self, name: str, values: Tensor) -> Tensor:
         if self.precision == "fp32":

@@ -105,3 +105,21 @@ def test_many_classes_have_wider_numbers():
     fields = codec.encode(Representation(logits))
     assert fields["logits.classes"].dtype == torch.int32
     assert codec.decode(fields, 40_000).logits.topk(2, dim=1).indices.tolist() == [[39_999, 7]]
+
+
+def test_samples_that_are_too_small_for_float16_are_refused_and_single_small_values_and_zeros_are_not():
+    values = torch.tensor([[1.0, 1e-9, -1e-5], [0.0, 0.0, 0.0], [7e-5, 0.0, 3e-8]])
+    codec = TeacherOutputCodec("embedding", "fp16")
+    back = codec.decode(codec.encode(Representation(embedding=values)), 0).embedding
+    assert ((back - values).abs() <= (2.0**-11 * values.abs()).clamp_min(2.0**-25)).all()
+    small = torch.cat([values, torch.tensor([[1e-9, -2e-8, 0.0]])])
+    for part, outputs in (
+        ("embedding", Representation(embedding=small)),
+        ("maps", Representation(maps=(small[:, :, None, None],))),
+        ("prediction", Representation(prediction=small[:, None, None])),
+    ):
+        with pytest.raises(UsageError, match="no value beyond 2e-08, .*: set cache.precision=fp32"):
+            TeacherOutputCodec(part, "fp16").encode(outputs)
+        TeacherOutputCodec(part, "fp32").encode(outputs)
+    # The logarithm of a probability of nearly 1.
+    TeacherOutputCodec("logits", "fp16", 1).encode(Representation(torch.tensor([[18.0, 0.0]])))

@@ -203,6 +203,8 @@ class Transfer(nn.Module):
         teachers = [self.source.training_outputs(number, loader) for number in range(len(self.teacher_names))]
         for term in self.terms.values():
             term.prepare(teachers)
+        if self.source.complete:
+            self.drop_teachers()
 
     def defer(self, samples: int, passes: int = 1) -> None:
         """From now on banks, queues and draws are updated by :meth:`commit` alone, not at the end of each forward pass.

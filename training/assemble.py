@@ -42,7 +42,7 @@ from .data import (
 )
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
-from .mixing import check_mixing
+from .mixing import check_mixing, mixing_facts
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
 from .pixel_labels import (
@@ -315,8 +315,7 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, data: _RunData, fillin
                 "compares all: set cache.prediction=all"
             )
     origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
-    # Of samples that are not mixed they are not among the facts, as in caches of releases that could not mix.
-    origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}
+    origin |= mixing_facts(config.train)
     origin |= {f"data.{name}": value for name, value in config.data.options().items()}
     cache = CachedTeachers(
         data.train,
@@ -329,7 +328,8 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, data: _RunData, fillin
         values=_stored_values(config, data.split) if config.train.teacher_cache else {},
     )
     transfer.source = cache
-    if cache.complete and not filling:
+    # Of mixed samples they are asked once more, by :meth:`~contrastill.core.transfer.Transfer.prepare`.
+    if cache.complete and not filling and not cache.mixed:
         transfer.drop_teachers()
 
 

@@ -81,6 +81,32 @@ def balanced_order(targets: Tensor, seed: int, epoch: int) -> Tensor:
     return order[hash64(torch.arange(count), _SHUFFLED, seed, epoch).argsort(stable=True)]
 
 
+def balanced_partners(targets: Tensor, index: Tensor, classes: Tensor, drawn: Tensor) -> Tensor:
+    """A second sample for each of some: of every class as often as of any other, but never the sample itself.
+
+    Args:
+        targets: (N,) int64 on the CPU.
+        index: (B,) int64, the first samples.
+        classes, drawn: (B,) int64, random numbers from 0 on: for the class, and for the sample in it.
+
+    Example:
+        >>> targets = torch.tensor([0, 0, 0, 0, 0, 1])
+        >>> balanced_partners(targets, torch.tensor([0, 0, 5, 5]), torch.tensor([0, 1, 0, 1]), torch.tensor([7] * 4))
+        tensor([4, 5, 2, 2])
+    """
+    _, labels, counts = targets.unique(return_inverse=True, return_counts=True)
+    rows = labels.argsort(stable=True)
+    starts = counts.cumsum(0) - counts
+    places = rows.argsort() - starts[labels]  # of each sample within its class
+    own = labels[index]
+    chosen = classes % len(counts)
+    # A sample that is alone in its class has partners of the others.
+    alone = (chosen == own) & (counts[own] == 1)
+    chosen = torch.where(alone, (own + 1 + classes // len(counts) % max(1, len(counts) - 1)) % len(counts), chosen)
+    others = (places[index] + 1 + drawn % (counts[own] - 1).clamp_min(1)) % counts[own]
+    return rows[starts[chosen] + torch.where(chosen == own, others, drawn % counts[chosen])]
+
+
 def check_balanced(targets: Tensor | None) -> Tensor:
     """The classes of the training samples.
 

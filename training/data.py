@@ -49,7 +49,9 @@ def training_loader(
     loader = opened(seed)
     if config.mixup is None and config.cutmix is None:
         return loader
-    return MixedLoader(loader, opened(mixing_seed(seed)), seed=seed, mixup=config.mixup, cutmix=config.cutmix)
+    targets = check_balanced(split.targets) if config.class_balanced else None
+    partners = opened(mixing_seed(seed))
+    return MixedLoader(loader, partners, seed=seed, mixup=config.mixup, cutmix=config.cutmix, targets=targets)
 
 
 def open_split(config: RunConfig, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.hashing import hash64, mix, shifted
 from ..core.transfer import Transfer
+from .balancing import balanced_partners
 from .wrapped_loader import WrappedLoader
 
 Batch = dict[str, Tensor]
 
-_PARTNERS, _SHARES, _KINDS, _CENTRES = 1, 2, 3, 4
+_PARTNERS, _SHARES, _KINDS, _CENTRES, _CLASSES = 1, 2, 3, 4, 6  # 5: the second of _CENTRES
 _LABEL_MAPS = "semantics"
 
 
@@ -38,6 +40,8 @@ class MixedLoader(WrappedLoader):
         seed: Of the run.
         mixup: α of mixup; None: none.
         cutmix: α of CutMix; None: none. With both, each sample is mixed in one of the two ways, by halves.
+        targets: (N,) int64, the samples' classes, which are to come equally often as second samples too; None: every
+            sample comes as often as any other. Where views do not repeat, ``partners`` decides that.
 
     Yields (``epoch``, ``in_order``):
         The loader's batches with mixed images of their dtypes; ``mixed_share`` float32 (B,), λ; where there are labels
@@ -54,11 +58,18 @@ class MixedLoader(WrappedLoader):
         seed: int,
         mixup: float | None = None,
         cutmix: float | None = None,
+        targets: Tensor | None = None,
     ) -> None:
         if loader.num_samples < 2:
             raise UsageError("train.mixup and train.cutmix mix two samples, and the training split has one")
         super().__init__(loader)
         self._partners, self._seed, self._mixup, self._cutmix = partners, seed, mixup, cutmix
+        self._targets = None if targets is None else targets.cpu()
+
+    @property
+    def unmixed(self) -> ViewLoader:
+        """The same samples, none mixed with another."""
+        return self._loader
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""
@@ -76,9 +87,13 @@ class MixedLoader(WrappedLoader):
 
     def _with_partners(self, batch: Batch, view: int) -> Batch:
         index = batch["index"].cpu()
-        # One of the others: never the sample itself.
-        step = 1 + shifted(hash64(index, _PARTNERS, self._seed, view), 8) % (self.num_samples - 1)
-        rows = (index + step) % self.num_samples
+        drawn = shifted(hash64(index, _PARTNERS, self._seed, view), 8)
+        if self._targets is None:
+            # One of the others: never the sample itself.
+            rows = (index + 1 + drawn % (self.num_samples - 1)) % self.num_samples
+        else:
+            classes = shifted(hash64(index, _CLASSES, self._seed, view), 8)
+            rows = balanced_partners(self._targets, index, classes, drawn)
         return self._mix(batch, next(iter(self._partners.in_order(view, rows, len(rows)))), view)
 
     def _mix(self, batch: Batch, partner: Batch, view: int) -> Batch:
@@ -137,6 +152,14 @@ def check_mixing(transfer: Transfer, config: TrainConfig) -> None:
                 f"the ensemble rule of objective {name} reads classes, and with {keys} an image has two: leave out "
                 f"{keys}, or the rule"
             )
+
+
+def mixing_facts(config: TrainConfig) -> dict[str, Any]:
+    """What mixed samples depend on, by its key in a config; of samples that are not mixed nothing, as in caches of
+    releases that could not mix.
+    """
+    alphas = {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config, name))}
+    return {**alphas, "train.class_balanced": config.class_balanced} if alphas else {}
 
 
 def mixing_seed(seed: int) -> int:

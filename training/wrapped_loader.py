@@ -41,6 +41,12 @@ class WrappedLoader:
         """Of the loader."""
         return self._loader.views
 
+    @property
+    def unmixed(self) -> ViewLoader:
+        """A loader of the same samples, none mixed with another; this one where none is."""
+        inner: ViewLoader = getattr(self._loader, "unmixed", self._loader)
+        return self if inner is self._loader else inner
+
     def __len__(self) -> int:
         return len(self._loader)
 

@@ -22,7 +22,7 @@ from .cache_shard import FileRows, MemoryRows
 from .cache_store import CacheStore, num_classes
 from .codec import codecs
 from .source import OutputKey, TeacherSource, check_parts
-from .views import SAMPLE, TeacherViews, evenly_spaced, gathered
+from .views import SAMPLE, LiveTeacherOutputs, TeacherViews, evenly_spaced, gathered, unmixed
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,6 @@ class CachedTeachers(TeacherSource):
         self._rows: dict[int, dict[OutputKey, MemoryRows | FileRows]] = {}
         self._place: torch.device | None = None
         self.store: CacheStore | None = None
-        self.complete = False
         if folder is not None:
             parts = self._needs | (self._cheap_parts() if config.parts is None else frozenset(config.parts))
             self.store = CacheStore(
@@ -102,7 +101,14 @@ class CachedTeachers(TeacherSource):
         return [self._at(view, number, batch["index"], needs) for number in numbers]
 
     def training_outputs(self, number: int, loader: Any) -> TeacherOutputs:
-        return CachedTeacherOutputs(self, number)
+        if not self.mixed:
+            return CachedTeacherOutputs(self, number)
+        return LiveTeacherOutputs(TeacherViews(unmixed(self.loader), self._views.source), number)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether samples are mixed of two, so that outputs for the samples themselves are not among those cached."""
+        return unmixed(self.loader) is not self.loader
 
     def first_view(self, number: int, index: Tensor, needs: Collection[str]) -> Representation:
         """A teacher's outputs of view 0 of samples (b,), those of ``needs`` that the objectives read."""

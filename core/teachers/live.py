@@ -10,7 +10,7 @@ from torch import Tensor
 from ..objective import TeacherOutputs
 from ..representation import Network, Representation
 from .source import TeacherSource
-from .views import LiveTeacherOutputs, TeacherViews
+from .views import LiveTeacherOutputs, TeacherViews, unmixed
 
 
 class LiveTeachers(TeacherSource):
@@ -29,4 +29,4 @@ class LiveTeachers(TeacherSource):
         return [self.teachers[number](batch, needs) for number in numbers]
 
     def training_outputs(self, number: int, loader: Any) -> TeacherOutputs:
-        return LiveTeacherOutputs(TeacherViews(loader, self), number)
+        return LiveTeacherOutputs(TeacherViews(unmixed(loader), self), number)

@@ -37,11 +37,13 @@ class TeacherSource(ABC):
         teachers: The networks, by number; none where all outputs are read.
         separate: Whether each teacher runs a forward pass of its own, so that it can be compiled by itself.
         epoch: The one under way, from 0.
+        complete: Whether all outputs of the training were there from the start, so that it needs no teacher.
     """
 
     teachers: Sequence[Network] = ()
     separate = True
     epoch = 0
+    complete = False
 
     def start_epoch(self, epoch: int) -> None:
         """Called on every rank before the batches of an epoch, outside of autocast."""
@@ -68,7 +70,8 @@ class TeacherSource(ABC):
 
     @abstractmethod
     def training_outputs(self, number: int, loader: Any) -> TeacherOutputs:
-        """A teacher's outputs for the first view of all training samples; nothing is computed before it is read.
+        """A teacher's outputs for the first view of all training samples, none mixed with another; nothing is computed
+        before it is read.
 
         Args:
             number: The teacher's.

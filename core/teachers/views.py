@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,6 +193,11 @@ class LiveTeacherOutputs:
             if count or outputs is None:
                 outputs = next(computed)[self.number]
             yield torch.cat(batches[first : first + world]), outputs.map(partial(gathered, count=count))
+
+
+def unmixed(loader: Any) -> Any:
+    """A loader of the same training samples, none mixed with another."""
+    return getattr(loader, "unmixed", loader)
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:

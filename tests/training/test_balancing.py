@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import contrastill
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
-from contrastill.training.balancing import BalancedLoader, balanced_order
+from contrastill.training.balancing import BalancedLoader, balanced_order, balanced_partners
+from contrastill.training.data import training_loader
 
 TARGETS = torch.tensor([0] * 20 + [1] * 8 + [3] * 3)
 
@@ -49,6 +51,37 @@ def test_ranks_and_a_resumed_epoch_have_the_same_samples(world):
         for name in ("index", "target", "rgb"):
             assert torch.equal(batch[name], torch.cat([share[name] for share in kept]))
         assert torch.equal(batch["rgb"][:, 0, 0, 0].long(), batch["index"])
+
+
+def test_partners_are_of_each_class_equally_often_and_never_the_sample_itself():
+    targets = torch.cat([TARGETS, torch.tensor([7])])  # one that is alone in its class
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(len(targets)).repeat(2000)
+    classes, drawn = (torch.randint(2**55, (len(index),), generator=generator) for _ in range(2))
+    partners = balanced_partners(targets, index, classes, drawn)
+    assert (partners != index).all()
+    for row in (0, 19, 25, 30, 31):
+        times = partners[index == row].bincount(minlength=len(targets)).float()
+        for label in (0, 1, 3, 7):
+            others = (targets == label) & (torch.arange(len(targets)) != row)
+            alone = row == 31
+            expected = (0.0 if alone and label == 7 else 2000 / 3 if alone else 500) / max(1, int(others.sum()))
+            assert times[others].sum().item() == pytest.approx(expected * int(others.sum()), abs=90)
+            assert all(abs(value - expected) < 6 * expected**0.5 for value in times[others].tolist())
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_second_samples_of_mixup_are_balanced_too_with_views_and_without(views):
+    images = PaddedImages.zeros(len(TARGETS), 4, 4, 3, dtype=torch.uint8, padding=0)
+    split = TensorSplit({"rgb": images}, targets=TARGETS, num_classes=4, flip=False)
+    config = TrainConfig(batch_size=8, class_balanced=True, mixup=1.0, views=views)
+    counts = torch.zeros(4, dtype=torch.int64)
+    # Of one seed each view of a sample has one partner, however often the sample comes.
+    for seed in range(60):
+        shares = {"device": torch.device("cpu"), "seed": seed, "rank": 0, "world": 1}
+        for batch in training_loader(split, ["rgb"], config, shares).epoch(seed % 2):
+            counts += batch["partner_target"].bincount(minlength=4)
+    assert counts[2] == 0 and all(abs(counts[label] / counts.sum() - 1 / 3) < 0.06 for label in (0, 1, 3)), counts
 
 
 def test_a_training_sees_rare_classes_as_often_and_resumes_to_the_same_bits(tmp_path):

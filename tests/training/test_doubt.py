@@ -154,6 +154,23 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
     assert scales[0] == pytest.approx(scales[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("views", [[], ["train.views=2"]])
+def test_with_mixup_it_is_measured_on_samples_that_are_not_mixed(views, settings, tmp_path):
+    cache = [f"train.teacher_cache={tmp_path / 'cache'}"] if views else []
+    scales = []
+    for mixing in ([], ["train.mixup=1.0"], ["train.mixup=1.0"]):
+        name, *overrides = settings(f"out={tmp_path / 'run'}", *views, *mixing, *(cache if mixing else []))
+        parts = assemble(load_config(name, overrides))
+        transfer, complete = parts.transfer, parts.transfer.source.complete
+        transfer.prepare(parts.train)
+        assert len(transfer.teachers) == (not complete)  # it is freed when it has been asked
+        scales.append(transfer.terms["kd"].objectives[0].scale)
+        for epoch in range(2 * bool(views)):
+            transfer.source.start_epoch(epoch)
+    assert scales == [pytest.approx(scales[0], rel=1e-5)] * 3 and 0 < scales[0] < 1
+    assert complete == bool(views)  # the last one read what the one before wrote
+
+
 def first_view(config):
     """The training samples in their first view."""
     return open_loader(

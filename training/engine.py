@@ -44,6 +44,7 @@ from .preemption import StopRequest
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
+from .unapplied_keys import note_unapplied
 from .validation import BestEpoch
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def fit(
         transfer: Teachers, student, objectives.
         train: Training batches.
         test: Labelled test batches, or None.
-        config: Epochs, optimiser, schedule, precision, checkpoints.
+        config: Epochs, optimiser, schedule, precision, checkpoints; a line names keys that networks were not built by.
         run: Folder for metrics.jsonl and checkpoints; None keeps nothing.
         accelerator: Device, precision and processes; default: Accelerate's own.
         progress: Whether to draw a bar, or without a terminal print one line per epoch.
@@ -98,6 +99,7 @@ def fit(
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
     with training_accelerator(accelerator, config.precision) as own:
+        note_unapplied(transfer, train, config, own, validation)
         return _Training(transfer, train, test, config, run, own, progress, validation).fit()
 
 

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ..core.tapping import INPUT, hooked, module_of
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
+_FOLDED: WeakSet[Network] = WeakSet()
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -62,10 +64,16 @@ def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
             for pair in pairs:
                 pair.undo()
             pairs = _one_by_one(pairs, before, network, batch)
+    _FOLDED.add(network)
     names = [pair.norm_name for pair in pairs]
     there = sum(isinstance(module, _NORMS) for module in network.module.modules())
     log.info("%s: %d BatchNorms folded, %d left as they are", type(network.module).__name__, len(names), there)
     return names
+
+
+def is_folded(network: Network) -> bool:
+    """Whether :func:`fold_batchnorm` was called with a network, whatever it could fold."""
+    return network in _FOLDED
 
 
 @dataclass

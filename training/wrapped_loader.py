@@ -22,6 +22,11 @@ class WrappedLoader:
         self._loader = loader
 
     @property
+    def inner(self) -> ViewLoader:
+        """The loader that this one is around."""
+        return self._loader
+
+    @property
     def num_samples(self) -> int:
         """Samples in an epoch of the loader."""
         return self._loader.num_samples

@@ -81,9 +81,8 @@ def accelerator_of(precision: str = "fp32", **options: Any) -> Accelerator:
     """
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=1
-        ),  # an argument gives way to the environment
+        # An argument gives way to the environment, a plugin does not.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
         **options,
     )

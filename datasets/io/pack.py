@@ -232,14 +232,15 @@ def _registered(
         check_all_fields(path or name, opened)
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
     check_one_file(name, opened)
-    # What the file says holds for both splits.
+    modalities = {modality for split in opened.values() for modality in split.modalities}
+    # What the file says holds for both splits, of fields that it has.
     cameras, labels, vectors, names_of_classes = (
         [value for split in opened.values() if (value := getattr(split, attribute, None))]
         for attribute in ("camera", "semantic_classes", "vectors", "classes")
     )
-    modalities = {modality for split in opened.values() for modality in split.modalities}
-    attributes: dict[str, float | str | list[str]] = {"depth_unit": cameras[0].unit} if cameras else {}
-    attributes |= {"semantic_classes": labels[0]} if labels else {}
+    attributes: dict[str, float | str | list[str]] = {}
+    attributes |= {"depth_unit": cameras[0].unit} if cameras and "depth" in modalities else {}
+    attributes |= {"semantic_classes": labels[0]} if labels and LABELS in modalities else {}
     # Void labels and coded vectors are 0 and −1 … 1 in what is packed.
     attributes |= {"void": "none"} if LABELS in modalities else {}
     coded = sorted({modality for each in vectors for modality in each})
@@ -263,7 +264,8 @@ def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
         piece = {name: batch[name].permute(0, 2, 3, 1).numpy() for name in split.modalities}
         piece = {name: values[..., 0] if values.shape[3] == 1 else values for name, values in piece.items()}
         # Labels with a number for each class say more than the class.
-        others = {"target": batch.get("label_vector", batch.get("target")), "camera": batch.get("camera")}
+        others = {"target": batch.get("label_vector", batch.get("target"))}
+        others |= {"camera": batch.get("camera")} if "depth" in split.modalities else {}
         yield {**piece, **{name: values.numpy() for name, values in others.items() if values is not None}}
 
 

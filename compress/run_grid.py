@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.config.loading import load_config, to_yaml
 from ..core.config.schema import RunConfig
+from ..core.data_facts import compared_facts
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network
 from ..core.run import Run
@@ -53,7 +54,9 @@ def check(trainings: Sequence[Training]) -> None:
 def _check_data(run: Run, config: RunConfig) -> None:
     """Refuse other data: differences between trainings are paired by test images."""
     for split, before in run.data_facts().items():
-        if split in compared_splits(config.train.validation) and before != facts_of(config.data, split):
+        if split not in compared_splits(config.train.validation):
+            continue
+        if before != compared_facts(before, facts_of(config.data, split)):
             raise UsageError(
                 f"the data in {config.data.path} changed since {run.path} was trained ({split} differs), and trainings "
                 "on other data do not compare: put the former data back, or choose another --out"

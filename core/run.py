@@ -16,7 +16,7 @@ from typing import Any
 
 from .atomic import write_text
 from .config.marks import is_off, resumable
-from .data_facts import compared_facts
+from .data_facts import SHOWN_FACTS, compared_facts
 from .errors import UsageError
 from .full_disk import room_for
 from .home import expanded
@@ -160,9 +160,7 @@ class Run:
         for key in [*before, *now]:
             if before.get(key) != now.get(key):
                 split, _, fact = key.partition(".")
-                counts = (
-                    f" ({before.get(key)}, now {now.get(key)})" if fact in ("samples", "classes", "modalities") else ""
-                )
+                counts = f" ({before.get(key)}, now {now.get(key)})" if fact in SHOWN_FACTS else ""
                 raise UsageError(
                     f"the data changed since {self.path} began: {fact} of {split or 'the data'} differ{counts}; "
                     "resume it with the data it began with, "

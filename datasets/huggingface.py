@@ -81,7 +81,7 @@ class LoadedHuggingFace:
 
     def __call__(self, options: TableOptions) -> TableSplits:
         splits = TableSplits(self.datasets, options, "the Dataset", holds_out=self.holds_out)
-        if splits.test is not None:
+        if splits.test not in (None, splits.train):
             warn_of_shared_samples(self.datasets[splits.train], self.datasets[splits.test])
         return splits
 

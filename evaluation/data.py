@@ -73,7 +73,7 @@ class DataDescription(TabularResult):
         classes: Names of the classes; None without.
         semantic_classes: Names of the values of label maps, of which the first is no class; None without.
         depth_unit: Metres of one step of depth, or the unit's name.
-        intrinsics: (fx, fy, cx, cy) in pixels.
+        intrinsics: (fx, fy, cx, cy) in pixels of the frames with the shapes of ``splits``.
         splits: By name.
     """
 
@@ -218,23 +218,31 @@ def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDes
             for name, split in packed.pop("splits").items()
         }
         return DataDescription(**packed, splits=splits)
+    from ..core.errors import UsageError
     from ..core.split_checks import dataset_of
+    from ..datasets.io.file_views import LABELS
     from .probe_inputs import data_named
 
     named = data_named(source)
     dataset = dataset_of(named.name, named.options)
     opened = {name: split for name in ("train", "test") if (split := dataset.open(name)) is not None}
-    first = next(iter(opened.values()))
-    camera = getattr(first, "camera", None)
-    return DataDescription(
-        source,
-        None,
-        first.classes,
-        getattr(first, "semantic_classes", None),
-        camera and camera.unit,
-        camera and camera.intrinsics and list(camera.intrinsics),
-        {name: SplitDescription(split.num_samples, _fields(split)) for name, split in opened.items()},
+    if not opened:
+        raise UsageError(f"{source} has no split train or test with these options: name a group for one of them")
+    samples = {name: _sample(split) for name, split in opened.items()}
+    # Of a field that none of the splits has nothing is known.
+    labels = next(
+        (getattr(split, "semantic_classes", None) for split in opened.values() if LABELS in split.modalities), None
     )
+    unit, intrinsics = None, None
+    for name, split in opened.items():
+        if unit is None and "depth" in split.modalities and (camera := getattr(split, "camera", None)) is not None:
+            # Of the frames as they are shown here, which may be parts of the stored ones, resized.
+            seen = samples[name].get("camera")
+            unit, intrinsics = camera.unit, None if seen is None else [round(value, 4) for value in seen[0].tolist()]
+    splits = {
+        name: SplitDescription(split.num_samples, _fields(split, samples[name])) for name, split in opened.items()
+    }
+    return DataDescription(source, None, next(iter(opened.values())).classes, labels, unit, intrinsics, splits)
 
 
 @checked
@@ -276,11 +284,15 @@ def pack_data(
     return PackResult(path, path.stat().st_size, counts, source.classes)
 
 
-def _fields(split: Any) -> dict[str, FieldDescription]:
-    """The fields of an open split; one sample is read, so that a folder that cannot be read shows."""
+def _sample(split: Any) -> dict[str, Any]:
+    """One sample of an open split, so that a folder that cannot be read shows."""
     from ..training.data import open_loader
 
-    batch = next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
+    return next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
+
+
+def _fields(split: Any, batch: Mapping[str, Any]) -> dict[str, FieldDescription]:
+    """The fields of an open split, of which ``batch`` is a sample."""
     fields: dict[str, FieldDescription] = {}
     for name in split.modalities:
         channels, height, width = batch[name].shape[1:]

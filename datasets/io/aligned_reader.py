@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.errors import ContrastillError
+from ...core.errors import ContrastillError, UsageError
 from .array_files import Content, blends, is_image, read_file, read_pair
 from .file_views import LABELS
 from .images import DamagedImage, Picture, warn_of_scaling
@@ -30,7 +30,10 @@ class AlignedReader(ABC):
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
             :meth:`read_samples`.
         kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`read_samples`.
+        turned: Whether samples may be turned by their EXIF orientation, which intrinsics do not follow.
     """
+
+    turned = True
 
     def __init__(self, names: Sequence[str], labels: LabelRule, channel: str | None = None) -> None:
         self.names, self.labels, self.channel = tuple(names), labels, channel
@@ -128,7 +131,14 @@ class AlignedReader(ABC):
         contents = self._contents(row)
 
         def read(path: Path, name: str) -> tuple[np.ndarray, int]:
-            return self._file(row, path, name, None if contents is None else contents[name])
+            values, orientation = self._file(row, path, name, None if contents is None else contents[name])
+            if orientation > 1 and not self.turned:
+                raise UsageError(
+                    f"{path} is turned by its EXIF orientation {orientation}, and whether data.intrinsics are of the "
+                    "frames before or after it is not known: turn the pixels of all files, leave the tag out, and set "
+                    "the intrinsics of upright frames, or leave them out"
+                )
+            return values, orientation
 
         try:
             return read_pair(self._paths(row), read, other_sizes=self._sizes is None)

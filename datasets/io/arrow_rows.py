@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 
 from .aligned_reader import AlignedReader
 from .array_files import Content
-from .fingerprint import file_sizes, listing_hash
+from .fingerprint import BYTES_READ, FILES_READ, file_digest, file_sizes, listing_hash
 from .images import DamagedImage, Picture, reason_of
 from .values import LabelRule
+
+_ROWS_AT_ONCE = 1024
 
 
 class ArrowRows:
@@ -54,10 +57,33 @@ class ArrowRows:
         The dataset's own fingerprint is of how it came to be (times of change, random for functions that cannot be
         hashed), and not the same in the next process.
         """
-        rows, indices = self.rows, self._dataset._indices
-        if indices is not None:
-            rows = indices.column(0).to_numpy()[rows]
+        rows = self._stored_rows()
         return "-".join(_listing(self._dataset.data.column(column), rows) for column in self.columns.values())
+
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        """Stands for all contents; None of more than 64 MiB, or 5,000 files outside of the table.
+
+        Args:
+            modality: That of one column; None: all.
+        """
+        columns = [column for name, column in self.columns.items() if modality in (None, name)]
+        rows = self._stored_rows()
+        extents = [_extent(self._dataset.data.column(column), rows) for column in columns]
+        num_bytes, num_files = (sum(extent[place] for extent in extents) for place in (0, 1))
+        if not columns or num_bytes > BYTES_READ or num_files > FILES_READ:
+            return None
+        digest = hashlib.blake2b(digest_size=8)
+        for begin in range(0, len(self.rows), _ROWS_AT_ONCE):
+            table = self._dataset[self.rows[begin : begin + _ROWS_AT_ONCE].tolist()]
+            for column in columns:
+                for part in _parts(table.column(column)):
+                    digest.update(part)
+        return digest.hexdigest()
+
+    def _stored_rows(self) -> np.ndarray:
+        """The row of each sample in the dataset's table."""
+        indices = self._dataset._indices
+        return self.rows if indices is None else indices.column(0).to_numpy()[self.rows]
 
 
 class ArrowPictures:
@@ -85,6 +111,9 @@ class ArrowPictures:
     def listing(self) -> str:
         return self.rows.listing()
 
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        return self.rows.contents_hash()
+
     def stamp(self, row: int) -> int:
         """0: a table's cells are never replaced."""
         return 0
@@ -99,6 +128,9 @@ class ArrowReader(AlignedReader):
 
     def listing(self) -> str:
         return self.rows.listing()
+
+    def contents_hash(self, modality: str | None = None) -> str | None:
+        return self.rows.contents_hash(modality)
 
     def _paths(self, row: int) -> dict[str, Path]:
         return self.rows.names(row)
@@ -137,12 +169,20 @@ def _is_picture(kind: Any) -> bool:
 
 def _listing(cells: Any, rows: np.ndarray) -> str:
     """Stands for the contents of a column's ``rows``."""
+    kind = cells.type
+    if not _is_picture(kind):
+        return listing_hash(np.array([str(kind)], np.bytes_), [len(rows)])
+    files, sizes = _files_and_sizes(cells, rows)
+    # Of a file the name alone, as a copy elsewhere is the same data.
+    return listing_hash(np.array([os.path.basename(path) for path in files] or [b""]), sizes)
+
+
+def _files_and_sizes(cells: Any, rows: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """The paths of a column's pictures that are in files of their own, and the size of each picture, int64 (N,)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = cells.type
-    if not _is_picture(kind):
-        return listing_hash(np.array([str(kind)], np.bytes_), [len(rows)])
     encoded = paths = None
     if pa.types.is_struct(kind):
         fields = {kind.field(place).name for place in range(kind.num_fields)}
@@ -161,5 +201,31 @@ def _listing(cells: Any, rows: np.ndarray) -> str:
     if paths is not None and len(places):
         files = [os.fsencode(path or "") for path in paths.take(pa.array(rows[places])).to_pylist()]
         sizes[places] = file_sizes(b"", np.array(files))
-    # Of a file the name alone, as a copy elsewhere is the same data.
-    return listing_hash(np.array([os.path.basename(path) for path in files] or [b""]), sizes)
+    return files, sizes
+
+
+def _extent(cells: Any, rows: np.ndarray) -> tuple[int, int]:
+    """How many bytes the contents of a column's ``rows`` have, and how many files of their own."""
+    if not _is_picture(cells.type):
+        return cells.nbytes * len(rows) // max(1, len(cells)), 0
+    files, sizes = _files_and_sizes(cells, rows)
+    return int(sizes.clip(0).sum()), len(files)
+
+
+def _parts(cells: Any) -> Iterator[bytes]:
+    """The contents of a column's cells, the same however the table is cut in pieces."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if _is_picture(cells.type):
+        for cell in cells.to_pylist():
+            encoded, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
+            yield encoded if isinstance(encoded, bytes) else f"{0 if path is None else file_digest(path):016x}".encode()
+        return
+    values = pa.concat_arrays([getattr(chunk, "storage", chunk) for chunk in cells.chunks])
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    while any(is_list(values.type) for is_list in lists):
+        yield np.asarray(pc.fill_null(pc.list_value_length(values), -1), np.int64).tobytes()
+        values = values.flatten()
+    numbers = values.to_numpy(zero_copy_only=False)
+    yield numbers.tobytes() if numbers.dtype != object else repr(values.to_pylist()).encode()

@@ -58,7 +58,7 @@ class DecodedPictures:
         return self.pictures.listing()
 
     def contents_hash(self, modality: str | None = None) -> str | None:
-        """Stands for the bytes of all files, if they are few; None of pictures in a table or an archive."""
+        """Stands for the bytes of all files, if they are few."""
         of_files = getattr(self.pictures, "contents_hash", None)
         return None if of_files is None else of_files(modality)
 

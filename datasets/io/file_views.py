@@ -104,7 +104,8 @@ class FileViews:
             pixels = pixels.flip(1)
         if self.transforms:
             self.compose.set_random_seed(seed)
-            pixels = torch.from_numpy(self.compose(image=pixels.contiguous().numpy())["image"])
+            # A copy: transforms may write to it, and the pixels may be a cache's, or the user's own.
+            pixels = torch.from_numpy(self.compose(image=pixels.numpy().copy())["image"])
         return pixels
 
     def _part(self, picture: Picture | DecodedPicture, top: int, left: int, height: int, width: int) -> Tensor:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from ...core.data import Split
-from ...core.data_facts import VALUES
-from ...core.fingerprint import tensors_hash
+from ...core.data_facts import DEPTH_UNIT, INTRINSICS, PIXEL_CLASSES, VALUES, VECTOR_FIELDS
+from ...core.fingerprint import tensors_hash, text_hash
+from .file_views import LABELS
 from .stored_values import values_hash
 
 # Samples that are read, evenly spaced over a split.
 _SAMPLES_READ = 8
 # What is read of a split of files to tell all of it from others: a fraction of a second.
-_FILES_READ, _BYTES_READ = 5_000, 64 * 2**20
+FILES_READ, BYTES_READ = 5_000, 64 * 2**20
 # Files whose sizes one thread asks for at a time; on a network's file system each answer takes a while.
 _AT_ONCE = 4096
 
@@ -27,8 +28,8 @@ _AT_ONCE = 4096
 def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split in memory, or of few files, all values are compared, of a split of more files the names and sizes of all,
-    never the times of change: a copy is the same data.
+    Of a split in memory, or of few bytes in files, all values are compared, of a split of more the names and sizes of
+    all, never the times of change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.
@@ -44,6 +45,7 @@ def fingerprint(split: Split) -> dict[str, Any]:
         facts["labels"] = tensors_hash("", [split.targets])
     if (vectors := getattr(split, "label_vectors", None)) is not None:
         facts["label vectors"] = tensors_hash("", [vectors])
+    facts |= _meaning(split)
     if hasattr(split, "listing"):
         facts["names or sizes of files"] = split.listing()
     in_process: Any = copy(split)
@@ -54,6 +56,19 @@ def fingerprint(split: Split) -> dict[str, Any]:
     facts["contents"] = tensors_hash("", [sample[name] for sample in seen for name in sorted(split.modalities)])
     if (values := values_hash(split)) is not None:
         facts[VALUES] = values
+    return facts
+
+
+def _meaning(split: Split) -> dict[str, str]:
+    """What the values of label maps, of depth and of further modalities stand for, which none of them shows."""
+    facts: dict[str, str] = {}
+    if LABELS in split.modalities:
+        facts[PIXEL_CLASSES] = text_hash("\n".join(getattr(split, "semantic_classes", None) or ()))
+    if "depth" in split.modalities and (camera := getattr(split, "camera", None)) is not None:
+        facts[DEPTH_UNIT] = str(camera.unit)
+        facts[INTRINSICS] = ", ".join(map(str, camera.intrinsics or ())) or "not known"
+    if {*split.modalities} - {"rgb", "depth", LABELS}:
+        facts[VECTOR_FIELDS] = ", ".join(getattr(split, "vectors", None) or ()) or "none"
     return facts
 
 
@@ -88,7 +103,7 @@ def contents_hash(root: bytes, *names: np.ndarray) -> str | None:
         names: (N,) bytes each, below ``root``.
     """
     total = sum(len(each) for each in names)
-    if not 0 < total <= _FILES_READ or sum(int(file_sizes(root, each).sum()) for each in names) > _BYTES_READ:
+    if not 0 < total <= FILES_READ or sum(int(file_sizes(root, each).sum()) for each in names) > BYTES_READ:
         return None
     paths = [os.path.join(root, name) for each in names for name in each.tolist()]
     with ThreadPoolExecutor(max_workers=16) as pool:

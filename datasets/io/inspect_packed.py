@@ -13,6 +13,7 @@ import numpy as np
 from .hdf5 import open_packed
 from .packed_attributes import class_names
 from .packed_camera import stored_intrinsics, stored_unit
+from .packed_classes import is_list_of_names, stored_names
 
 _BYTES_AT_ONCE = 1 << 26
 
@@ -36,19 +37,18 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
     """
     with open_packed(path) as file:
         splits = {name: _split(group, target) for name, group in file.items() if isinstance(group, h5py.Group)}
-        named = {name: class_names(file, name) for name in ("classes", "semantic_classes")}
+        named = {"classes": stored_names(file, target), "semantic_classes": class_names(file, "semantic_classes")}
         intrinsics = stored_intrinsics(file)
         camera = {"depth_unit": stored_unit(file), "intrinsics": None if intrinsics is None else list(intrinsics)}
         return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, **named, **camera, "splits": splits}
 
 
 def _split(group: h5py.Group, target: str) -> dict[str, Any]:
-    fields = {
-        name: _field(field, is_target=name == target)
-        for name, field in group.items()
-        if isinstance(field, h5py.Dataset)
-    }
-    lengths = {field["shape"][0] if field["shape"] else 0 for field in fields.values()}
+    stored = {name: field for name, field in group.items() if isinstance(field, h5py.Dataset)}
+    fields = {name: _field(field, is_target=name == target) for name, field in stored.items()}
+    # There are as many names of classes as classes.
+    of_samples = [name for name, field in stored.items() if not is_list_of_names(field, target)] or [*fields]
+    lengths = {next(iter(fields[name]["shape"]), 0) for name in of_samples}
     return {"samples": lengths.pop() if len(lengths) == 1 else None, "fields": fields}
 
 

@@ -27,8 +27,9 @@ from .file_views import LABELS
 from .folders import split_folder
 from .hdf5 import SUFFIXES
 from .images import Picture, read_square, warn_of_scaling
-from .split_agreement import check_splits
+from .pack_checks import check_all_fields, check_one_file
 from .values import VECTORS
+from .view_options import ViewOptions
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,10 @@ def source_of(
     if download:
         raise UsageError("--download is for NAME:PATH, such as cifar100:data")
     if options:
-        raise UsageError(
-            f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}"
-        )
+        way = f"give it with NAME:PATH, as image_folder:{source}"
+        if options[0].partition("=")[0].removeprefix("data.") == "size":
+            way = f"resize a folder's images with --size, or {way}"
+        raise UsageError(f"{options[0]} is an option of a data set: {way}")
     return _image_folder(folder, size, splits)
 
 
@@ -216,58 +218,34 @@ def _registered(
         hint = f"; give size={size} or size=[{size},{size}] after OUT instead" if "size" in known else ""
         raise UsageError(f"--size resizes the images of a folder; {name} is packed as its options say{hint}")
     # Not augmented: a border around the images would only be thrown away again.
-    plain = {
-        key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in known
-    }
-    values = {**plain, **({"path": path} if path else {})}
-    data = dataset_of(name, dataset_options(name, values, [option.removeprefix("data.") for option in options]))
+    plain: dict[str, Any] = {"crop_padding": 0, "flip": False, "download": download}
+    if issubclass(dataset.Options, ViewOptions):
+        # The whole of each picture: views of testing cut off what those of training show.
+        plain["crop"] = "none"
+    values = {key: value for key, value in plain.items() if key in known} | ({"path": path} if path else {})
+    chosen = dataset_options(name, values, [option.removeprefix("data.") for option in options])
+    data = dataset_of(name, chosen)
     opened = {key: split for key in names if (split := _opened(data, key, names)) is not None}
     if not opened:
         raise UsageError(f"{name} has no split {' or '.join(names)} with these options")
+    if "fields" not in chosen.model_fields_set:
+        check_all_fields(path or name, opened)
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
     check_one_file(name, opened)
-    # What the file says holds for both splits.
+    modalities = {modality for split in opened.values() for modality in split.modalities}
+    # What the file says holds for both splits, of fields that it has.
     cameras, labels, vectors, names_of_classes = (
         [value for split in opened.values() if (value := getattr(split, attribute, None))]
         for attribute in ("camera", "semantic_classes", "vectors", "classes")
     )
-    modalities = {modality for split in opened.values() for modality in split.modalities}
-    attributes: dict[str, float | str | list[str]] = {"depth_unit": cameras[0].unit} if cameras else {}
-    attributes |= {"semantic_classes": labels[0]} if labels else {}
+    attributes: dict[str, float | str | list[str]] = {}
+    attributes |= {"depth_unit": cameras[0].unit} if cameras and "depth" in modalities else {}
+    attributes |= {"semantic_classes": labels[0]} if labels and LABELS in modalities else {}
     # Void labels and coded vectors are 0 and −1 … 1 in what is packed.
     attributes |= {"void": "none"} if LABELS in modalities else {}
     coded = sorted({modality for each in vectors for modality in each})
     attributes |= {"vectors": coded} if coded or any(modality in VECTORS for modality in modalities) else {}
     return PackSource(name, list(names_of_classes[0]) if names_of_classes else None, splits, attributes)
-
-
-def check_one_file(name: str, opened: dict[str, Split]) -> None:
-    """Refuse splits that one file cannot describe, and log a number of classes that it does not keep.
-
-    Raises:
-        UsageError: Their values mean different things, or their cameras differ.
-    """
-    check_splits(opened.get("train"), opened.get("test"))
-    intrinsics = {key: split.camera.intrinsics for key, split in opened.items() if getattr(split, "camera", None)}
-    if len({*intrinsics.values()}) > 1:
-        shown = " and ".join(f"{key} {values or 'has none'}" for key, values in intrinsics.items())
-        raise UsageError(
-            f"the splits of {name} have cameras of different intrinsics ({shown}), and a packed file has one set for "
-            "all: set data.intrinsics, or pack each split into a file of its own, with --split"
-        )
-    counts = [split.num_classes or 0 for split in opened.values()]
-    seen = [int(split.targets.max()) + 1 for split in opened.values() if split.targets is not None]
-    stating = ("classes", "label_vectors")
-    stated = any(getattr(split, key, None) is not None for split in opened.values() for key in stating)
-    if seen and not stated and max(seen) < max(counts):
-        log.warning(
-            "%s has %d classes without names, and the samples to be packed are of the first %d, which is how many the "
-            "packed file will have: a packed file says how many there are by its attribute classes alone, the list of "
-            "their names",
-            name,
-            max(counts),
-            max(seen),
-        )
 
 
 def _opened(data: Any, split: str, names: list[str]) -> Split | None:
@@ -286,7 +264,8 @@ def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
         piece = {name: batch[name].permute(0, 2, 3, 1).numpy() for name in split.modalities}
         piece = {name: values[..., 0] if values.shape[3] == 1 else values for name, values in piece.items()}
         # Labels with a number for each class say more than the class.
-        others = {"target": batch.get("label_vector", batch.get("target")), "camera": batch.get("camera")}
+        others = {"target": batch.get("label_vector", batch.get("target"))}
+        others |= {"camera": batch.get("camera")} if "depth" in split.modalities else {}
         yield {**piece, **{name: values.numpy() for name, values in others.items() if values is not None}}
 
 

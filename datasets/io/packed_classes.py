@@ -14,6 +14,7 @@ from ...core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, is_ve
 from ...core.value_scale import note_once
 from .hdf5 import check_coding, location
 from .packed_attributes import class_names, decoded
+from .packed_splits import USUAL_GROUPS
 from .values import warn_of_gaps
 
 _ATTRIBUTE = "the attribute classes"
@@ -72,6 +73,34 @@ def read_classes(
         warn_of_gaps(np.concatenate(trained), file.filename)
     labels = {key: Labels(torch.from_numpy(part), None) for key, part in values.items()}
     return labels, len(classes) if classes is not None else highest + 1, classes
+
+
+def stored_names(file: h5py.File, name: str) -> list[str] | None:
+    """Names of the classes as :func:`read_classes` has them, of the usual splits, or else of all groups; None where
+    there are none.
+
+    Args:
+        file: The packed file.
+        name: Field of the classes.
+
+    Raises:
+        UsageError: The groups name them differently, or a name is no UTF-8.
+    """
+    groups = [key for key in USUAL_GROUPS if isinstance(file.get(key), h5py.Group)]
+    groups = groups or [key for key, item in file.items() if isinstance(item, h5py.Group)]
+    read = {key: file[key][name] for key in groups if isinstance(file[key].get(name), h5py.Dataset)}
+    read = {key: field for key, field in read.items() if field.ndim}
+    if (names := _class_names(file, read, name)) is not None or not read:
+        return names
+    if _enum(next(iter(read.values()))) is not None:
+        return _enum_names(read, "train")[1]
+    texts = [_decoded_texts(field).ravel().tolist() for field in read.values() if _is_text(field)]
+    return sorted({text for part in texts for text in part}) or None
+
+
+def is_list_of_names(field: h5py.Dataset, target: str) -> bool:
+    """Whether a field may be the names of classes, and no values of samples."""
+    return field.name.rpartition("/")[2] == "classes" != target and field.ndim == 1 and _is_text(field)
 
 
 def _vectors(

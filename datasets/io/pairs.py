@@ -59,7 +59,7 @@ def open_pairs(
         labels: ``targets``, ``num_classes`` and ``classes``, as :class:`PairSplit` takes them.
 
     Raises:
-        UsageError: Intrinsics without depth, frames of several sizes without ``size``.
+        UsageError: Intrinsics without depth, or of frames that EXIF turns; frames of several sizes without ``size``.
         ContrastillError: A file is damaged or holds what its modality cannot be.
     """
     if options.intrinsics is not None and "depth" not in reader.names:
@@ -67,6 +67,7 @@ def open_pairs(
             f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or "
             "name its folder or column"
         )
+    reader.turned = options.intrinsics is None
     samples = reader.read_samples(
         [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
         sizes=_sizes_matter(options),

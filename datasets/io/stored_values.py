@@ -19,9 +19,10 @@ _ROWS_AT_ONCE = 1024
 
 
 def values_hash(split: Any, modality: str | None = None) -> str | None:
-    """16 hexadecimal digits that stand for all values of a split in memory, or for all bytes of a few files.
+    """16 hexadecimal digits that stand for all values of a split in memory, or for all bytes of files, shards or
+    tables.
 
-    None of one that is elsewhere, or that has more than 256 MiB, 5,000 files or 64 MiB of files.
+    None of one that is elsewhere, or that has more than 256 MiB in memory, or 5,000 files or 64 MiB outside of it.
 
     Args:
         split: Of any data set.

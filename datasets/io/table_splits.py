@@ -74,6 +74,11 @@ class TableSplits:
         self._read: dict[str, TableLabels] = {}
         self.train = train_name(datasets, options.train, where)
         self.test = test_name(datasets, self.train, options.test, where, holds_out=options.test_fraction is not None)
+        if self.test == self.train:
+            note_once(
+                f"{where}: the samples of {self.train} are both trained and tested on, so they say little of other "
+                "images: name another split with data.test="
+            )
         self.fraction = options.test_fraction or (_FRACTION if holds_out else None)
         features = datasets[self.train].features
         self.columns = modality_columns(features, options.image, options.modalities, where)

@@ -13,7 +13,8 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.camera import Camera
 from contrastill.datasets.io.in_memory import TensorSplit
-from contrastill.datasets.io.pack import check_one_file, source_of, write_packed
+from contrastill.datasets.io.pack import source_of, write_packed
+from contrastill.datasets.io.pack_checks import check_one_file
 from contrastill.datasets.io.views import PaddedImages
 
 FIELDS = (("rgb", 3, torch.uint8), ("depth", 1, torch.float32))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ..core.config.schema import RunConfig
+from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError
 from ..core.fingerprint import state_hash
 from ..core.run import Run
+from ..core.run_data import recorded_size
 from ..core.run_weights import WeightsRecord
 from ..core.weights import STUDENT, load_state_dict
+from ..models.recipe import TRAINED_SIZE, read_recipe
 from .runs import RunSeries, settings
 
 # Compared on their own, or meaning nothing to a training without teachers.
@@ -45,6 +48,39 @@ def teacher_of(groups: Sequence[RunSeries], config: RunConfig, student: Run) -> 
         if recorded is None or not run.finished or _hash(run) in (recorded.hash, None):
             return groups[number], place
     return None
+
+
+def changed_input(teacher: NetworkConfig, run: Run) -> list[str]:
+    """What sets a teacher apart from the student of the run that it is from, which was tested on the samples as that
+    one reads them: ``resolution``.
+
+    Args:
+        teacher: As the run that was trained from it names it.
+        run: Its own.
+    """
+    recipe = _recipe(run)
+    own = dict(recipe.get("preprocess") or {})
+    if own.get("resolution") is None:
+        own["resolution"] = recipe.get(TRAINED_SIZE) or recorded_size(run, teacher.modality)
+    given = {"resolution": teacher.resolution, "mean": teacher.mean, "std": teacher.std, "class_map": teacher.class_map}
+    return [
+        name.replace("_", " ")
+        for name, value in given.items()
+        if value is not None and _sides(value) != _sides(own.get(name))
+    ]
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """That of a run's student; of an unreadable file or an older one nothing."""
+    try:
+        return read_recipe(run.student) or {}
+    except ContrastillError:
+        return {}
+
+
+def _sides(value: Any) -> Any:
+    """Height and width of one side; other values, as a list."""
+    return [value, value] if isinstance(value, int) else list(value) if isinstance(value, Sequence) else value
 
 
 def _hash(run: Run) -> str | None:

@@ -18,7 +18,7 @@ from .measures import OWN, evaluation_rows, measures_of
 from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
-from .references import changed_input, teacher_of, training_differences
+from .references import baseline_differences, changed_input, teacher_of
 from .runs import RunFolders, RunSeries
 from .transfers import resolution_text, teachers_of
 
@@ -86,7 +86,7 @@ class Compared:
         if group.config is None or not group.config.teachers:
             return None
         alike = [
-            (training_differences(group.config, config), other, config)
+            (baseline_differences(group.config, config), other, config)
             for other, config in self.configs
             if not config.teachers
             and metric in self.scores[other.name]

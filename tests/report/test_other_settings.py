@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from contrastill.cli.main import main
-from contrastill.report.comparison import Compared
+from contrastill.compress.published import published
+from contrastill.report.comparison import Compared, comparison
 from contrastill.report.runs import find
 
 
@@ -60,9 +61,9 @@ def compared(folder, name):
 
 
 def teachers_top1(folder, name):
-    comparison, group = compared(folder, name)
-    score = comparison.teacher(group, "top1")
-    return score and score.mean, [*comparison.notes]
+    scores, group = compared(folder, name)
+    score = scores.teacher(group, "top1")
+    return score and score.mean, [*scores.notes]
 
 
 def evaluate(run, top1):
@@ -100,3 +101,64 @@ def test_a_score_beside_another_run_is_that_of_the_same_settings(copy):
     shutil.copytree(copy / "small", copy / "again")
     (copy / "again" / "evaluation.json").unlink()
     assert teachers_top1(copy, "again")[0] == 77.0
+
+
+def published_note(folder):
+    series = find([str(folder)])
+    (_, (row,)) = comparison(series, Compared(series))
+    return row["published"], row["note"]
+
+
+def test_a_published_figure_stands_beside_every_setting_that_differs(copy):
+    run = copy / "plain"
+    facts = json.loads((run / "checkpoints/data.json").read_text())
+    for split, count in (("train", 50_000), ("test", 10_000)):
+        facts[split] |= {"classes": 100, "samples": count, "modalities": "rgb [3, 32, 32]"}
+    (run / "checkpoints/data.json").write_text(json.dumps(facts))
+    replace(
+        run, ("model: resnet14", "model: resnet56"), ("model: resnet8", "model: resnet20"), ("epochs: 1", "epochs: 240")
+    )
+    replace(run, ("batch_size: 16", "batch_size: 64"), ("weight: 1.0", "weight: 0.1"), ("weight: 1.0", "weight: 0.9"))
+    figure, note = published_note(run)
+    assert figure == published("resnet56", "resnet20", "kd").top1 and "instead of" not in note
+    config, marker, student = (run / "config.yaml").read_text().partition("student:\n")
+    for before, after in (("weights: null", "weights: there"), ("modality: rgb", "modality: luminance"),
+                          ("resolution: null", "resolution: 64"), ("views: null", "views: 3")):  # fmt: skip
+        student = student.replace(before, after, 1)
+    config = config.replace("flip: true", "flip: false").replace("crop_padding: 4", "crop_padding: 0")
+    config = config.replace("modality: rgb", "modality: luminance").replace("resolution: null", "resolution: [32, 32]")
+    student = student.replace("warmup: 0.0", "warmup: 0.5", 1)
+    (run / "config.yaml").write_text(config + marker + student)
+    _, note = published_note(run)
+    assert note.partition("these had ")[2].removesuffix(".").split(", ") == [
+        "train.views 3 instead of none",
+        "data.crop_padding 0 instead of 4",
+        "data.flip False instead of True",
+        "student.weights there instead of none",
+        "student.modality luminance instead of rgb",
+        "student.resolution 64 instead of [32",
+        "32]",
+        "teachers.0.modality luminance instead of rgb",
+        "objectives.cross_entropy.warmup 0.5 instead of 0",
+    ]
+    facts["train"]["modalities"] = "rgb [3, 16, 16]"
+    (run / "checkpoints/data.json").write_text(json.dumps(facts))
+    replace(run, ("modality: luminance\n  num", "modality: rgb\n  num"))
+    assert "these had images of 16×16 instead of 32×32, train.views 3" in published_note(run)[1]
+
+
+def test_a_baseline_with_other_options_of_its_objectives_is_marked(copy):
+    def notes():
+        scores, group = compared(copy, "plain")
+        assert scores.baseline(group, "top1") is not None
+        return [line.partition("(")[2].partition(")")[0] for line in scores.notes]
+
+    replace(copy / "plain", ("weight: 1.0", "weight: 0.1"))
+    assert notes() == []
+    replace(copy / "baseline", ("label_smoothing: 0.0", "label_smoothing: 0.9"))
+    assert notes() == ["objectives.cross_entropy.label_smoothing 0 and 0.9"]
+    replace(copy / "baseline", ("weight: 1.0", "weight: 0.01"), ("num_classes: null", "num_classes: 9"))
+    assert notes() == [
+        "student.num_classes none and 9, objectives.cross_entropy.weight 0.1 and 0.01, "
+        "objectives.cross_entropy.label_smoothing 0 and 0.9"
+    ]

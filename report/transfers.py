@@ -12,10 +12,11 @@ from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
 from ..plots.metric_names import ERRORS, METRICS, is_term, measure_name
+from ..training.recorded_epochs import initial_epochs
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import RunFolders, RunSeries, initial_epochs, reads_teacher
+from .runs import RunFolders, RunSeries, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {

@@ -20,7 +20,7 @@ from .page_parts import Cell, table
 from .published_figure import published_figure
 from .references import baseline_differences, changed_input, teacher_of
 from .runs import RunFolders, RunSeries
-from .transfers import resolution_text, teachers_of
+from .transfers import resolution_text, teachers_of, weights_text
 
 
 class Compared:
@@ -119,7 +119,7 @@ class Compared:
         students = config.student, baseline.student
         for what, (one, two) in (
             ("read samples at different sizes", map(resolution_text, students)),
-            ("start from different weights", (student.weights or "random" for student in students)),
+            ("start from different weights", map(weights_text, students)),
         ):
             if one != two:
                 self.notes[
@@ -163,9 +163,10 @@ class Compared:
                     return mean_std(values[-1:])
                 return self._measured_beside(group, config, metric, other, changed)
         evaluated = self._evaluated(group, config, "teacher", metric)
-        named = Path(config.teachers[0].weights or "").resolve()
+        weights = config.teachers[0].weights
+        named = Path(weights).resolve() if weights else None
         finished = {run.path.resolve() for each in self.groups for run in each.runs if run.finished}
-        if place is None and evaluated is None and named in finished:
+        if place is None and evaluated is None and named is not None and named in finished:
             self.notes[
                 f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
                 "are others than those that it was trained from"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.registry import PYTHON_PREFIX
 from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
@@ -166,7 +167,7 @@ def _networks(config: RunConfig) -> Markup:
         for place, network in enumerate(config.teachers)
     ]
     rows = [
-        [role, network.model, network.modality, network.weights or "random", resolution_text(network)]
+        [role, network.model, network.modality, weights_text(network), resolution_text(network)]
         for role, network in [*named, ("student", config.student)]
     ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
@@ -281,6 +282,13 @@ def _learns_labels(config: RunConfig) -> bool:
 
 def _network(network: NetworkConfig) -> str:
     return f"{network.model} on {network.modality}"
+
+
+def weights_text(network: NetworkConfig) -> str:
+    """The weights that a config says a network starts from."""
+    return network.weights or (
+        "those of the module that was given" if network.model.startswith(PYTHON_PREFIX) else "random"
+    )
 
 
 def resolution_text(network: NetworkConfig) -> str:

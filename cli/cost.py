@@ -31,7 +31,7 @@ Examples:
 """
 
 _SIZE = "Side in pixels of the images, for networks without a resolution of their own; default: that of the run's data."
-_CLASSES = "Of networks that are named without weights; default: those of the first run, else 1000."
+_CLASSES = "Of networks that are named without weights; default: those of the runs where these agree, else 1000."
 
 
 def add_to(app: typer.Typer) -> None:

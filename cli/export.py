@@ -22,8 +22,8 @@ are not at hand; where its logits differ, no file is written.
 The output of a segmenter is prediction, (batch, classes, height, width), whose channel c is class c + 1 of the label
 maps. Its file takes images of any height and width, unless --size says which, and is compared at three sizes.
 
---int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images, and prints the accuracy
-of both, or their mIoU.
+--int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images (of fewer, on
+all), and prints the accuracy of both, or their mIoU.
 
 onnx needs: pip install 'contrastill[export]'
 

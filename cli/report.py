@@ -13,10 +13,10 @@ HELP = """
 Write one HTML page about runs: what was transferred to what, curves, a table of results, costs, and the commands that
 repeat it.
 
-RUN is a run, a folder of seeds, what contrastill demo or bench wrote, or a folder of any of these. Runs that differ
-in their seed alone are one row, mean ± standard deviation. The results of contrastill evaluate, probe and ensemble
-diversity in these folders are shown too. The page is one file that needs no network: mail it, print it, open it from
-a disk.
+RUN is a run, a folder of seeds, what contrastill demo or bench wrote, or a folder of any of these. Runs of a folder
+of seeds that differ in their seed alone are one row, mean ± standard deviation. The results of contrastill evaluate,
+probe and ensemble diversity in these folders are shown too. The page is one file that needs no network: mail it, print
+it, open it from a disk.
 
 Examples:
 

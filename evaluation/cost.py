@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +26,9 @@ from .messages import print_message
 from .network_names import networks_named
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, network_named
+from .trained_size import is_shipped
 
+_CLASSES = 1000  # of a network without weights, as ImageNet's
 Size = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
 
@@ -102,7 +104,8 @@ def measure_cost(
             ``Sequential 2``.
         size: Side in pixels of the images, for networks without a resolution of their own; None: that of the run's
             data.
-        classes: Of networks that are named without weights; None: those of the first run, else 1000.
+        classes: Of networks that are named without weights; None: those of the runs, or without
+            runs of the other networks, where these agree, else 1000.
         batch_size: Images in a batch that is timed.
         rounds: Timed forwards of each network.
         device: Where to time; None: the accelerator, if there is one.
@@ -152,20 +155,47 @@ class _Entry:
 def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | None) -> list[_Entry]:
     """The networks in their order, a run's teacher behind its student."""
     names = list({name.text: name for name in networks_named(networks)}.values())
-    # Runs first: their number of classes is that of networks without weights.
-    built: dict[str, EvaluatedNetwork] = {}
-    for name in sorted(names, key=lambda name: name.run is None):
-        known = next((other.network.recipe["num_classes"] for other in built.values() if other.network.recipe), None)
-        built[name.text] = name.build(classes or known or 1000, seed=0)
+    # Networks without weights come last, as they have as many classes as the others, in whatever order they are named.
+    runs = {name.text: name.build(0, seed=0) for name in names if name.run is not None}
+    known = _num_classes(runs.values())
+    weighted = {
+        name.text: name.build(classes or _the_only(known) or _CLASSES, seed=0)
+        for name in names
+        if name.run is None and not _is_free(name)
+    }
+    known = known or _num_classes(weighted.values())
+    free = [name for name in names if _is_free(name)]
+    built = runs | weighted
+    for name in free:
+        built[name.text] = name.build(classes or _the_only(known) or _CLASSES, seed=0)
+    if free and classes is None and len(known) > 1:
+        print_message(
+            f"{', '.join(name.text for name in free)} without weights: counted with {_CLASSES} classes, as the numbers "
+            f"of classes of the others differ ({', '.join(map(str, sorted(known)))}): give contrastill cost another "
+            "with --classes"
+        )
     entries: list[_Entry] = []
     for name in names:
         config = None if name.run is None else load_config(str(Run(name.run).config), trains=False)
-        free = name.entry is not None and name.network is None and name.entry.weights is None
-        entries.append(_Entry(name.text, built[name.text], config, free))
+        entries.append(_Entry(name.text, built[name.text], config, _is_free(name)))
         if config is not None and name.teacher is None and config.teachers and f"{name.text}:teacher" not in built:
             teacher = _teacher(name)
             entries += [_Entry(f"{name.text}:teacher", teacher, config)] if teacher else []
     return entries
+
+
+def _is_free(name: NetworkName) -> bool:
+    """Whether a network is named without weights, which would determine its number of classes."""
+    return name.entry is not None and name.network is None and name.entry.weights is None
+
+
+def _num_classes(networks: Iterable[EvaluatedNetwork]) -> set[int]:
+    """The numbers of classes of networks; of one in memory it is not known."""
+    return {built.network.recipe["num_classes"] for built in networks if built.network.recipe}
+
+
+def _the_only(numbers: set[int]) -> int | None:
+    return next(iter(numbers)) if len(numbers) == 1 else None
 
 
 def _check_read(entries: Sequence[_Entry], size: int | None, classes: int | None) -> None:
@@ -192,16 +222,13 @@ def _teacher(name: NetworkName) -> EvaluatedNetwork | None:
 
 
 def input_size(text: str, network: Network, config: RunConfig | None, size: int | None) -> Size:
-    """Of the images that a network takes: its own resolution, ``size``, or that of its run's data, where these are not
-    at hand as the run recorded it.
+    """Of the images that a network takes: its own resolution, ``size``, or that of its run's data.
 
     Raises:
         UsageError: None of these is known.
     """
-    known = network.preprocess.resolution or size or data_size(config, network.modality)
-    if known is None and config is not None:  # its data are elsewhere now, or were an object in memory
-        run = network_named(text).run
-        known = None if run is None else recorded_size(Run(run), network.modality)
+    run = None if config is None else network_named(text).run
+    known = network.preprocess.resolution or size or data_size(config, run and Run(run), network.modality)
     if known is None:
         raise UsageError(
             f"{text} takes images of any size, and no data at hand says which: give contrastill cost a size (--size), "
@@ -210,11 +237,16 @@ def input_size(text: str, network: Network, config: RunConfig | None, size: int 
     return known
 
 
-def data_size(config: RunConfig | None, modality: str) -> Size | None:
-    """Of the images of a run's data: by the config, else by the data themselves; None where they are not there."""
+def data_size(config: RunConfig | None, run: Run | None, modality: str) -> Size | None:
+    """Of the images of a run's data: as the run recorded it, else by its config, else by the data themselves; None
+    where they are not there.
+    """
     if config is None:
         return None
-    if size := config.data.options().get("size"):
+    if run is not None and (recorded := recorded_size(run, modality)):
+        return recorded
+    # In a data set of one's own an option of that name may be of something else.
+    if is_shipped(config.data.name) and (size := config.data.options().get("size")):
         return tuple(size) if isinstance(size, list) else size
     try:
         split = open_split(config, "train")

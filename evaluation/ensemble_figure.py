@@ -22,6 +22,7 @@ from ..core.run_weights import WeightsRecord
 from ..core.table import Table, TabularResult
 from ..plots.metric_names import METRICS, headline
 from ..plots.teachers import Panel, draw_teachers
+from ..training.recorded_epochs import incomplete
 from .evaluation_data import named_objectives
 from .figure_lines import RunEntry, panel_of
 from .messages import print_message
@@ -144,8 +145,12 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     for run in runs.values():
         if reason := _unusable(run):
             why.append(reason)
+            continue
+        config = _config(run)
+        if reason := incomplete(Run(run), config):
+            why.append(f"{run}: {reason}")
         else:
-            entries.append(_entry(run, warn))
+            entries.append(_entry(run, config, warn))
     if not entries:
         raise ContrastillError(f"there is nothing to draw: {'; '.join(why)}")
     for reason in why:
@@ -188,11 +193,14 @@ def _unusable(path: Path) -> str:
     return f"{path} has no top-1 on a test split{beside}"
 
 
-def _entry(path: Path, warn: Callable[[str], None]) -> RunEntry:
+def _config(path: Path) -> RunConfig:
     try:
-        config = load_config(str(Run(path).config))
+        return load_config(str(Run(path).config))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _entry(path: Path, config: RunConfig, warn: Callable[[str], None]) -> RunEntry:
     label = _label(config)
     flat = flatten(config.model_dump(mode="json"))
     settings = {

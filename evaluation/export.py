@@ -90,7 +90,10 @@ class ExportResult:
             )
         if self.int8 is not None:
             int8 = self.int8
-            lines.append(f"written: {int8.path} ({int8.bytes / 1e6:.2f} MB, 8 bits)")
+            lines.append(
+                f"written: {int8.path} ({int8.bytes / 1e6:.2f} MB, 8 bits, calibrated on {int8.calibration_images} "
+                "training images)"
+            )
             measured = (("top-1", int8.top1_fp32, int8.top1), ("mIoU", int8.miou_fp32, int8.miou))
             lines += [
                 f"{name} on {int8.images:,} test images of {int8.data}: fp32 {fp32:.2f} %, int8 {eight:.2f} %"
@@ -141,8 +144,8 @@ def export_run(
         dynamic: Whether batches may have any length; else one image at a time.
         with_preprocess: Whether the file takes images as they are, with normalisation and resizing inside: colours in
             uint8, other modalities in float32 in the unit of the training.
-        int8: Whether to write a second file of 8 bits too, calibrated on training images, and measure the accuracy of
-            both, or their mIoU.
+        int8: Whether to write a second file of 8 bits too, calibrated on up to 128 training images, and measure the
+            accuracy of both, or their mIoU.
         data: ``NAME:PATH[,key=value…]`` for check and calibration; None: the run's own.
         size: Side in pixels of the images that the file takes; None: the student's own resolution, else the data's, or
             any of a student that answers for each position.
@@ -177,7 +180,7 @@ def export_run(
     # One that answers for each position takes any size where it has none of its own.
     any_size = student.taps.dense and own is None
     if size is None and images is None and not any_size and (with_preprocess or own is None):
-        sides = data_size(config, modality)
+        sides = data_size(config, folder, modality)
     export = export_student(
         run,
         out or folder.path / f"student{FORMATS[format]}",

@@ -42,6 +42,7 @@ class Int8Result:
         top1_fp32: That of the file it was made from.
         data: The data they were measured on.
         images: Number of test images.
+        calibration_images: Number of training images that set the ranges of the 8 bits.
         miou: Its mIoU, per cent, of a student that answers for each position; else None.
         miou_fp32: That of the file it was made from.
     """
@@ -52,6 +53,7 @@ class Int8Result:
     top1_fp32: float | None
     data: str
     images: int
+    calibration_images: int
     miou: float | None = None
     miou_fp32: float | None = None
 
@@ -170,9 +172,10 @@ class ExportSamples:
         return None if self.split("test") is None else next(iter(self._loader("test", count).epoch(0)))[self.modality]
 
     def spread(self, count: int = _CALIBRATION, batch_size: int = 8) -> Iterator[Tensor]:
-        """Batches of training images from all over the split, which may be sorted by class."""
+        """Batches of so many training images, or all, from all over the split, which may be sorted by class."""
         loader = self._loader("train", batch_size)
-        for place in range(0, len(loader), max(1, len(loader) // (count // batch_size))):
+        batches = min(len(loader), count // batch_size)
+        for place in (len(loader) * number // batches for number in range(batches)):
             yield next(iter(loader.epoch(0, place)))[self.modality]
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -183,10 +186,11 @@ class ExportSamples:
         return open_loader(self.needed(name), [self.modality], batch_size=batch_size, train=False, device="cpu")
 
 
-def _ranged(batches: Iterable[Tensor], values: set[float]) -> Iterator[Tensor]:
-    """The batches, and in ``values`` the least and the largest value of each."""
+def _ranged(batches: Iterable[Tensor], values: set[float], sizes: list[int]) -> Iterator[Tensor]:
+    """The batches, in ``values`` the least and the largest value of each, and in ``sizes`` how many images it has."""
     for batch in batches:
         values |= {float(batch.min()), float(batch.max())}
+        sizes.append(len(batch))
         yield batch
 
 
@@ -194,7 +198,8 @@ def quantized(export: Export, samples: ExportSamples) -> Int8Result:
     """Quantise, and measure both."""
     path = export.path.with_suffix(f".int8{export.path.suffix}")
     values: set[float] = set()
-    size = quantize(export, path, _ranged(samples.spread(), values))
+    sizes: list[int] = []
+    size = quantize(export, path, _ranged(samples.spread(), values, sizes))
     if len(values) == 1:
         print_message(
             f"the training images of {samples.name} have the value {min(values):g} throughout, by which no range of "
@@ -208,6 +213,7 @@ def quantized(export: Export, samples: ExportSamples) -> Int8Result:
         fp32.get("top1"),
         samples.name,
         samples.needed("test").num_samples,
+        sum(sizes),
         int8.get("miou"),
         fp32.get("miou"),
     )

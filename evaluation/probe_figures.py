@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,12 @@ def draw_all(
     drawn = []
     layers = [panel for name in data if (panel := _layers(report.rows, name.text, networks, short)) is not None]
     if layers:
-        intervals = any(row.accuracy.low is not None for row in report.rows)
-        title = f"linear probes of every layer; bars: {'95 % intervals' if intervals else '± std over folds'}"
+        bars = {short[name.text]: _bars(report.rows, name.text) for name in data}
+        title = "linear probes of every layer"
+        if len({bars[panel.title] for panel in layers}) == 1:
+            title += f"; bars: {bars[layers[0].title]}"
+        else:  # data with folds beside data without
+            layers = [replace(panel, title=f"{panel.title}; bars: {bars[panel.title]}") for panel in layers]
         draw_charts(layers, folder / "probe_layers.png", title=title, legend="shared")
         drawn.append(folder / "probe_layers.png")
     shots = report.rows[0].shots
@@ -79,6 +84,12 @@ def _layers(
         values, low, high = zip(*(_ends(here.get((name.text, layer))) for layer in layers), strict=True)
         lines.append(series_at_places(short[name.text], values, low, high, style))
     return Chart(short[data], "layer", "top-1, %", lines, layers, (0, 100), log=False)
+
+
+def _bars(rows: Sequence[ProbeRow], data: str) -> str:
+    """What the bars of a data set are."""
+    folds = any(row.accuracy.std is not None for row in rows if row.data == data)
+    return "± standard deviation over folds" if folds else "95 % intervals"
 
 
 def _ends(row: ProbeRow | None) -> tuple[float | None, float | None, float | None]:

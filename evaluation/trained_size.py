@@ -52,15 +52,23 @@ def size_note(network: Network, split: Any, run: Path | None, who: str, where: s
 
 
 def size_keys(dataset: str | None, key: str, *others: str) -> list[str]:
-    """``key`` where a data set has an option ``size``, and the others.
+    """``key`` where a data set of this package has an option ``size``, and the others.
 
     Args:
         dataset: Its name.
         key: Of that option.
         others: That are there for any data.
     """
-    options = DATASETS[dataset].Options.model_fields if dataset is not None and dataset in DATASETS else {}
+    options = DATASETS[dataset].Options.model_fields if dataset is not None and is_shipped(dataset) else {}
     return [*([key] if "size" in options else []), *others]
+
+
+def is_shipped(dataset: str | None) -> bool:
+    """Whether a data set is of this package, whose option ``size`` is that of the images; in another's it may be of
+    something else.
+    """
+    shipped = __name__.partition(".")[0]
+    return dataset is not None and dataset in DATASETS and DATASETS[dataset].__module__.partition(".")[0] == shipped
 
 
 def trained_size(network: Network, own: tuple[Run, RunConfig] | None) -> Size | None:

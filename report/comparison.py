@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..compress.published import Figure
-from ..core.config.marks import changes_results
 from ..core.config.schema import RunConfig
 from ..core.run import Run
-from ..core.run_data import compared_splits, other_data, other_teachers
+from ..core.run_data import other_data, other_teachers
 from ..core.statistics import MeanStd, gap_closed, mean_std
 from .evaluations import is_early
+from .likeness import evaluated_beside, same_test, shared_splits, training_setting
 from .markup import is_number, join, number
 from .measures import OWN, evaluation_rows, measures_of
 from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
-from .references import teacher_of, training_differences
+from .references import baseline_differences, changed_input, teacher_of
 from .runs import RunFolders, RunSeries
-from .transfers import resolution_text, teachers_of
+from .transfers import resolution_text, teachers_of, weights_text
 
 
 class Compared:
@@ -87,15 +86,15 @@ class Compared:
         if group.config is None or not group.config.teachers:
             return None
         alike = [
-            (training_differences(group.config, config), other, config)
+            (baseline_differences(group.config, config), other, config)
             for other, config in self.configs
             if not config.teachers
             and metric in self.scores[other.name]
-            and _setting(config) == _setting(group.config)
+            and training_setting(config) == training_setting(group.config)
             and self.ways[group.name][metric] == self.ways[other.name][metric]
         ]
         for differences, other, config in sorted(alike, key=lambda entry: len(entry[0])):
-            if not self._replaced(group, other, _splits(config, group.config)):
+            if not self._replaced(group, other, shared_splits(config, group.config)):
                 self._note_students(group.name, group.config, other.name, config)
                 if differences:
                     self.notes[
@@ -120,7 +119,7 @@ class Compared:
         students = config.student, baseline.student
         for what, (one, two) in (
             ("read samples at different sizes", map(resolution_text, students)),
-            ("start from different weights", (student.weights or "random" for student in students)),
+            ("start from different weights", map(weights_text, students)),
         ):
             if one != two:
                 self.notes[
@@ -156,28 +155,46 @@ class Compared:
             if (
                 of_teacher is not None
                 and values
-                and _same_test(of_teacher, config)
+                and same_test(of_teacher, config)
                 and not self._replaced(group, other, ("test",))
             ):
-                return mean_std(values[-1:])
+                changed = changed_input(config.teachers[0], other.runs[number])
+                if not changed:
+                    return mean_std(values[-1:])
+                return self._measured_beside(group, config, metric, other, changed)
         evaluated = self._evaluated(group, config, "teacher", metric)
-        named = Path(config.teachers[0].weights or "").resolve()
+        weights = config.teachers[0].weights
+        named = Path(weights).resolve() if weights else None
         finished = {run.path.resolve() for each in self.groups for run in each.runs if run.finished}
-        if place is None and evaluated is None and named in finished:
+        if place is None and evaluated is None and named is not None and named in finished:
             self.notes[
                 f"{group.name} is not compared with the teacher that its config names, as the weights in {named.name} "
                 "are others than those that it was trained from"
             ] = None
         return evaluated
 
+    def _measured_beside(
+        self, group: RunSeries, config: RunConfig, metric: str, other: RunSeries, changed: Sequence[str]
+    ) -> MeanStd | None:
+        """The score of a teacher that reads samples otherwise than in its own run, whose score is another's; without
+        one that is noted.
+        """
+        evaluated = self._evaluated(group, config, "teacher", metric)
+        if evaluated is None:
+            self.notes[
+                f"{group.name} is not compared with {other.name}, whose score is of another {' and '.join(changed)} "
+                "than its teacher has: evaluate it with its teachers"
+            ] = None
+        return evaluated
+
     def _evaluated(self, group: RunSeries, config: RunConfig, role: str, metric: str) -> MeanStd | None:
         """The score of an evaluation beside the student of this series, or of another one that it was shared with."""
-        shared = _student(config), _data(config), [network.weights for network in config.teachers]
+        shared = evaluated_beside(config, role)
         similar = [
             other
             for other, its in self.configs
-            if (_student(its), _data(its), [network.weights for network in its.teachers]) == shared
-            and not other_data(group.runs[0], other.runs[0], _splits(config, its))
+            if evaluated_beside(its, role) == shared
+            and not other_data(group.runs[0], other.runs[0], shared_splits(config, its))
             and not other_teachers(group.runs[0], other.runs[0])
         ]
         ways = self.ways[group.name][metric]
@@ -280,50 +297,6 @@ def _note(figure: Figure, reasons: Sequence[str]) -> str:
     note = f" ({figure.note})" if figure.note else ""
     differences = f"; these had {', '.join(reasons)}" if reasons else ""
     return f"{figure.source}{note}{differences}."
-
-
-def _setting(config: RunConfig) -> tuple[Any, ...]:
-    return _student(config), _data(config), config.train.epochs
-
-
-def _splits(first: RunConfig, other: RunConfig) -> tuple[str, ...]:
-    """Those in which the samples of two runs are compared."""
-    alike = first.train.validation == other.train.validation
-    return compared_splits(first.train.validation if alike else None)
-
-
-def _student(config: RunConfig) -> tuple[str, str]:
-    return config.student.model, config.student.modality
-
-
-def _data(config: RunConfig) -> str:
-    """The data, whatever modality is read from them; a file that was moved has mostly the same name."""
-    values = config.data.model_dump(mode="json") | {
-        "path": config.data.path and config.data.path.rstrip("/").rpartition("/")[2]
-    }
-    name = config.data.name
-    return json.dumps(
-        {key: value for key, value in values.items() if changes_results(f"data.{key}", name)}, sort_keys=True
-    )
-
-
-def _same_test(first: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs were tested on the same samples, however many each was trained on."""
-    data = [
-        {
-            key: value
-            for key, value in config.data.model_dump(mode="json").items()
-            if not key.startswith("train") and changes_results(f"data.{key}", config.data.name)
-        }
-        for config in (first, other)
-    ]
-    return _path_free(data[0]) == _path_free(data[1])
-
-
-def _path_free(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("path", "limit")} | {
-        "path": str(values.get("path") or "").rpartition("/")[2]
-    }
 
 
 def _score(score: MeanStd | None) -> Cell:

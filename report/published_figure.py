@@ -8,13 +8,24 @@ from typing import Any
 from ..compress.benchmark import STUDENT, TEACHER, weights
 from ..compress.published import LEARNING_RATES, PAIRS, Figure, published
 from ..core.config.loading import load_config
+from ..core.config.marks import changes_results
 from ..core.config.schema import RunConfig
-from ..core.registry import OBJECTIVES
-from .references import training_differences
+from ..core.registry import DATASETS, OBJECTIVES
+from ..core.run import Run
+from ..core.run_data import recorded_size
+from ..models.resnet import CIFAR100_MEAN, CIFAR100_STD
+from .references import NOT_OF_BASELINES, sides, text_of, training_differences
 from .runs import RunSeries, objective_name, reads_teacher
 
 _RECIPE = "compression/cifar100_crd"
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
+_SIZE = (32, 32)
+# Options of data that say where the samples are, or how many, which the folder's counts say.
+_WHERE = (
+    *("path", "download", "fields", "target", "splits", "modalities", "folders", "channel", "train", "test", "image"),
+    *("label", "config", "revision", "limit", "train_samples", "test_samples", "train_split", "fold", "size"),
+    *("test_fraction", "skip_corrupted", "folders_are_classes", "semantic_names", "num_classes", "scale"),
+)
 
 
 def published_figure(group: RunSeries, config: RunConfig) -> tuple[Figure | None, list[str]]:
@@ -35,7 +46,7 @@ def published_figure(group: RunSeries, config: RunConfig) -> tuple[Figure | None
             if len(options) < 2
             else None
         )
-    return figure, _reasons(config, facts, objectives) if figure else []
+    return figure, _reasons(config, group.runs[0], facts, objectives) if figure else []
 
 
 def _objectives(config: RunConfig) -> str:
@@ -68,8 +79,11 @@ def _recipe() -> RunConfig:
     return load_config(_RECIPE, ["data.name=rooms", "data.path=null", "teachers.0.weights=none"])
 
 
-def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[str]:
+def _reasons(config: RunConfig, run: Run, facts: dict[str, Any], objectives: str) -> list[str]:
     reasons = []
+    size = recorded_size(run, config.student.modality)
+    if size not in (None, _SIZE):
+        reasons.append(f"images of {size[0]}×{size[1]} instead of {_SIZE[0]}×{_SIZE[1]}")
     for split, expected in _IMAGES.items():
         count = _fact(facts, split, "samples")
         if count != expected:
@@ -82,7 +96,10 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
     recipe = _recipe()
     rate = LEARNING_RATES.get(config.student.model, recipe.train.lr)
     usual_training = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": rate})})
-    reasons += training_differences(config, usual_training, "instead of")
+    # Without a teacher some settings have no use.
+    own = ("epochs",) if config.teachers else NOT_OF_BASELINES
+    reasons += training_differences(config, usual_training, "instead of", own)
+    reasons += [*_of_data(config), *_of_networks(config), *_of_warmups(config)]
     if objectives:
         usual = weights(objectives, config.student.model)
         own = {entry.name: entry.weight for entry in config.objectives.values()}
@@ -92,6 +109,57 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
             if own.get(name) != weight
         ]
     return reasons
+
+
+def _of_data(config: RunConfig) -> list[str]:
+    """What sets the data's options apart from those of CIFAR-100, and further ones from leaving them out."""
+    name, options = config.data.name or "", config.data.options()
+    if name not in DATASETS:
+        return []
+    fields = DATASETS[name].Options.model_fields
+    usual = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    views = DATASETS["cifar100"].Options.model_fields
+    usual |= {key: views[key].default for key in ("crop_padding", "flip")} | {"crop": "by crop_padding"}
+    return [
+        f"data.{key} {text_of(value)} instead of {text_of(usual.get(key))}"
+        for key, value in options.items()
+        if key not in _WHERE and changes_results(f"data.{key}", name) and sides(value) != sides(usual.get(key))
+    ]
+
+
+def _of_networks(config: RunConfig) -> list[str]:
+    """The settings of student and teacher that are not the benchmark's: RGB at 32×32 with CIFAR-100's own mean and
+    deviation, a student with random weights and a teacher that was trained.
+    """
+    usual = {
+        "weights": None,
+        "modality": "rgb",
+        "num_classes": None,
+        "mean": CIFAR100_MEAN,
+        "std": CIFAR100_STD,
+        "resolution": _SIZE,
+        "embedding": None,
+        "maps": None,
+    }
+    reasons = []
+    for role, network in [("student", config.student), *(("teachers.0", teacher) for teacher in config.teachers)]:
+        keys = [key for key in usual if role == "student" or key not in ("weights", "num_classes")]
+        reasons += [
+            f"{role}.{key} {text_of(value)} instead of {text_of(usual[key])}"
+            for key in keys
+            if (value := getattr(network, key)) is not None and sides(value) != sides(usual[key])
+        ]
+        if role != "student" and network.weights is None:
+            reasons.append("a teacher with random weights instead of a trained one")
+    return reasons
+
+
+def _of_warmups(config: RunConfig) -> list[str]:
+    return [
+        f"objectives.{name}.warmup {text_of(entry.warmup)} instead of {text_of(OBJECTIVES[name].default_warmup)}"
+        for entry in config.objectives.values()
+        if (name := objective_name(entry)) in OBJECTIVES and entry.warmup not in (None, OBJECTIVES[name].default_warmup)
+    ]
 
 
 def _fact(facts: dict[str, Any], split: str, name: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError
 from ..core.run import Run
+from ..core.run_weights import WeightsRecord
 from .markup import Markup, element, join, number
 from .page import Section
 from .page_parts import Cell, copyable, folded, measured, table, warning
@@ -25,7 +26,7 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
     """Parameters and operations of each student beside its teachers; with ``latency`` also the time of a forward."""
     from ..evaluation.cost import measure_cost
 
-    rows, notes, seen = [], [], set()
+    rows, notes, seen, listed = [], [], set(), set()
     for group in runs.groups:
         finished = group.first_finished()
         if finished is None:
@@ -33,20 +34,23 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
             continue
         path, config = finished
         names = [str(path), *(f"{path}:teachers.{place}" for place in range(1, len(config.teachers)))]
-        kind = json.dumps([_networks(config), config.data.model_dump(mode="json")], sort_keys=True)
+        kind = _kind(path, config)
         if kind in seen:
             continue
         seen.add(kind)
         try:
-            rows += [
-                _cost(row, group.name, latency) for row in measure_cost(names, rounds=30 if latency else 1).to_dict()
-            ]
+            measures = measure_cost(names, rounds=30 if latency else 1).to_dict()
+            # Teachers of other weights may have cost the same.
+            counted = json.dumps([[row[key] for key in _COUNTED] for row in measures])
+            if counted not in listed:
+                listed.add(counted)
+                rows += [_cost(row, group.name, latency) for row in measures]
         except (ContrastillError, OSError, RuntimeError) as error:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
     columns = ["run", "role", "network", "input", "parameters", "MFLOPs an image", "MB"]
     columns += ["latency of one image, ms", "images/s"] if latency else []
     caption_notes = [
-        "Networks of one kind are listed once. FLOPs are 2 for each multiply-add; beside a number is its share "
+        "Networks that cost the same are listed once. FLOPs are 2 for each multiply-add; beside a number is its share "
         "of the first teacher's."
     ]
     if latency:
@@ -55,8 +59,14 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
     return Section("cost", "Costs", join(cost_table, notes))
 
 
-def _networks(config: RunConfig) -> list[list[Any]]:
-    return [[network.model, network.modality, network.resolution] for network in [config.student, *config.teachers]]
+_COUNTED = ("role", "model", "input_shape", "parameters", "flops", "bytes")
+
+
+def _kind(path: Path, config: RunConfig) -> str:
+    """What the costs of a run's networks follow from: their settings, their data, and what modules are built of."""
+    networks = [network.model_dump(mode="json") for network in [config.student, *config.teachers]]
+    modules = {key: weights.modules for key, weights in WeightsRecord(Run(path)).read().items()}
+    return json.dumps([networks, modules, config.data.model_dump(mode="json")], sort_keys=True)
 
 
 def _cost(row: dict[str, Any], name: str, latency: bool) -> list[Any]:

@@ -18,7 +18,7 @@ from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs
 from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.seeds import is_member
-from ..training.schedule import default_epochs
+from ..training.recorded_epochs import incomplete
 from .markup import is_number
 
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K
@@ -64,7 +64,7 @@ class RunSeries:
         return [
             f"{self.name}{f'/{run.path.name}' if several else ''}: {text}"
             for run, config in zip(self.runs, self.configs, strict=True)
-            if (text := _incomplete(run, config))
+            if (text := incomplete(run, config))
         ]
 
     def first_finished(self) -> tuple[Path, RunConfig] | None:
@@ -166,13 +166,6 @@ def reads_teacher(entry: ObjectiveConfig) -> bool:
     return name not in OBJECTIVES or OBJECTIVES[name].needs_teacher
 
 
-def initial_epochs(config: RunConfig) -> int:
-    """Epochs of the stage before the training proper, that some objectives have; 0 without."""
-    names = {objective_name(entry) for entry in config.objectives.values()}
-    published = max((OBJECTIVES[name].initial_epochs for name in names if name in OBJECTIVES), default=0)
-    return config.train.initial_epochs or published
-
-
 def _by_settings(group: RunSeries) -> list[RunSeries]:
     """The series, or its runs one by one where they differ in more than their seed."""
     each = [None if config is None else settings(config) for config in group.configs]
@@ -211,30 +204,6 @@ def _read(run: Run) -> RunConfig | None:
         run.problems.append("There is no metrics.jsonl: no epoch has ended yet.")
     run.history()  # notes its damaged lines
     return config
-
-
-def _incomplete(run: Run, config: RunConfig | None) -> str:
-    """How far a run's numbers go, where they are not of the last epoch; else empty."""
-    rows = run.history()
-    epochs = None if config is None else _epochs(run, config, rows)
-    ended = rows[-1]["epoch"] + 1 if rows else 0
-    if not run.finished:
-        return f"unfinished: {ended} of {'?' if epochs is None else max(epochs, ended)} epochs"
-    return f"metrics.jsonl is cut off after {ended} of {epochs} epochs" if epochs and ended < epochs else ""
-
-
-def _epochs(run: Run, config: RunConfig, rows: Sequence[dict[str, Any]]) -> int | None:
-    """Those of the whole training, of which metrics.jsonl has a row each; None where the number is not known."""
-    epochs = config.train.epochs
-    if epochs is None:
-        facts = run.data_facts().get("train")
-        samples = facts.get("samples") if isinstance(facts, dict) else None
-        epochs = default_epochs(samples) if isinstance(samples, int) and samples > 0 else None
-    if epochs is None:
-        return None
-    # Of an objective that is not installed here the rows say it.
-    there = sum(row.get("stage") == "initial" for row in rows)
-    return epochs + (initial_epochs(config) or there)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.registry import PYTHON_PREFIX
 from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
 from ..plots.metric_names import ERRORS, METRICS, is_term, measure_name
+from ..training.recorded_epochs import initial_epochs
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import RunFolders, RunSeries, initial_epochs, reads_teacher
+from .runs import RunFolders, RunSeries, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
@@ -165,7 +167,7 @@ def _networks(config: RunConfig) -> Markup:
         for place, network in enumerate(config.teachers)
     ]
     rows = [
-        [role, network.model, network.modality, network.weights or "random", resolution_text(network)]
+        [role, network.model, network.modality, weights_text(network), resolution_text(network)]
         for role, network in [*named, ("student", config.student)]
     ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
@@ -280,6 +282,13 @@ def _learns_labels(config: RunConfig) -> bool:
 
 def _network(network: NetworkConfig) -> str:
     return f"{network.model} on {network.modality}"
+
+
+def weights_text(network: NetworkConfig) -> str:
+    """The weights that a config says a network starts from."""
+    return network.weights or (
+        "those of the module that was given" if network.model.startswith(PYTHON_PREFIX) else "random"
+    )
 
 
 def resolution_text(network: NetworkConfig) -> str:

@@ -42,7 +42,7 @@ def with_settings(run, copy, top1, **changes):
     for key, value in {"out": str(copy), **{name.replace("__", "."): value for name, value in changes.items()}}.items():
         OmegaConf.update(config, key, value, merge=False)
     OmegaConf.save(config, copy / "config.yaml")
-    row = {**Run(copy).history()[-1], "top1": top1}
+    row = {**Run(copy).history()[-1], "epoch": config.train.epochs - 1, "top1": top1}
     (copy / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return copy
 
@@ -305,6 +305,20 @@ def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
         assert main(["ensemble", "figure", *out, *arguments]) == code
         output = capsys.readouterr().err
         assert message in output and "Traceback" not in output
+
+
+def test_an_earlier_epoch_is_not_taken_for_the_last(family, tmp_path, capsys):
+    one, file = family / "kd2-1", "metrics.jsonl"
+    for run in family.rglob("kd*"):
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("  epochs: 1\n", "  epochs: 2\n"))
+        values = {**Run(run).history()[-1], "epoch": 0 if run == one else 1}
+        (run / file).write_text(json.dumps(values) + ('\n{"epoch": 1, "to' if run == one else ""))
+    assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png"), "--json"]) == 0
+    output = capsys.readouterr()
+    assert f"left out: {one}: metrics.jsonl is cut off after 1 of 2 epochs" in output.err
+    assert points(json.loads(output.out), "distilled")[1] == ("KD", 2, pytest.approx(100 - (60 + 64) / 2), 2)
+    assert output.err.count("left out") == 1
 
 
 def test_help_names_the_commands_and_their_examples(capsys):

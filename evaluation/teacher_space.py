@@ -165,7 +165,8 @@ def _segmentation(
             labels=LABELS, progress=evaluation.progress, head=options.head, epochs=options.epochs,
             batch_size=options.batch_size, lr=options.lr,
         )  # fmt: skip
-        yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, fraction))
+        labels = evaluation.share_of_maps(fraction)
+        yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, labels))
         began = time.perf_counter()
         # In the memory format of the head's training, so that a student that answers as the teacher is it to the bit.
         answering = Segmenter(adapted.network, model.head).to(memory_format=torch.channels_last).eval()
@@ -174,9 +175,7 @@ def _segmentation(
         seconds = round(time.perf_counter() - began, 3)
         second = SegmentationResult(**measures, num_train=first.num_train, num_test=first.num_test, seconds=seconds)
         share = _share(second.miou, first.miou)
-        yield evaluation.row(
-            adapted, "segmentation", SegmentationScores.of(second, mode, options.head, fraction, share)
-        )
+        yield evaluation.row(adapted, "segmentation", SegmentationScores.of(second, mode, options.head, labels, share))
         if best is None or fraction > best[0]:
             best = (fraction, [("teacher", model, test, first.miou), ("student", answering, students, second.miou)])
     for role, segmenter, source, miou in best[1] if best is not None else ():

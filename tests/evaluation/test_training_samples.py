@@ -109,16 +109,10 @@ def test_the_share_of_the_labels_is_of_those_that_were_kept(run, mode):
 
 def test_seeds_whose_heads_had_other_training_samples_are_told_apart(data, tmp_path):
     """As a file of an earlier version has them together."""
-    contrastill.train(
-        "teachers/cifar100",
-        {"data.path": str(data), "train.epochs": 1, "student.model": "resnet8", "seeds": 2, "out": str(tmp_path / "two"),
-         "train.batch_size": 16},
-        **QUIET,
-    )  # fmt: skip
+    train(data, tmp_path / "two", seeds=2, **{"train.batch_size": 16})
     for seed in range(2):
-        contrastill.evaluate_runs(
-            [tmp_path / "two" / f"seed-{seed}"], {"evaluation.tasks": ["classification"]}, **QUIET
-        )
+        run = tmp_path / "two" / f"seed-{seed}"
+        contrastill.evaluate_runs([run], {"evaluation.tasks": ["classification"]}, **QUIET)
     file = tmp_path / "two" / "seed-1" / "evaluation.json"
     written = json.loads(file.read_text())
     written["rows"][0]["train_images"] = 14

@@ -278,13 +278,14 @@ def test_adaptors_are_measured_with_the_networks_of_their_training_alone(teacher
     shutil.copy(best, other / "student.safetensors")
     for tasks, head in (("[retrieval]", ["--json"]), ("[classification]", ["--head-of", "teacher"])):
         command = ["evaluate", str(run), f"evaluation.tasks={tasks}", *head]
+        moved, another = shutil.copytree(teacher, tmp_path / tasks), changed(teacher, tmp_path / "another.safetensors")
         for override, code, message in (
             (f"student.weights={best}", 2, f"not with {best}: leave student.weights out"),
             (f"student.weights={other}", 2, f"evaluate {other}, which has adaptors of its own"),
             (f"student.weights={copied}", 0, ""),
-            (f"teachers.0.weights={shutil.copytree(teacher, tmp_path / tasks)}", 0, ""),
+            (f"teachers.0.weights={moved}", 0, ""),
             (
-                f"teachers.0.weights={changed(teacher, tmp_path / 'another.safetensors')}",
+                f"teachers.0.weights={another}",
                 2,
                 "trained towards other weights than those of",
             ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from .data_facts import VALUES
 from .registry import MODALITIES
@@ -25,12 +26,16 @@ def other_data(first: Run, second: Run, splits: Collection[str]) -> str:
     """
     before, now = first.data_facts(), second.data_facts()
     for split in splits:
-        one, other = before.get(split) or {}, now.get(split) or {}
-        read_alike = one.get("modalities") == other.get("modalities")
-        for name, value in one.items():
-            if value != other.get(name, value) and (read_alike or name not in _OF_MODALITIES):
-                return f"{name} of {split}"
+        if fact := differing_fact(before.get(split) or {}, now.get(split) or {}):
+            return f"{fact} of {split}"
     return ""
+
+
+def differing_fact(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first fact that tells a split from another one, where both have it; empty where none does."""
+    read_alike = before.get("modalities") == now.get("modalities")
+    differ = (name for name, value in before.items() if value != now.get(name, value))
+    return next((name for name in differ if read_alike or name not in _OF_MODALITIES), "")
 
 
 def other_teachers(first: Run, second: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
 from ..core.run import Run
+from ..core.run_data import other_data
 from ..core.seeds import members
 from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
@@ -33,12 +35,18 @@ from ..training.pixel_labels import answers_for_positions
 from ..training.processes import parting
 from .diversity_members import Member, answers_densely_error, match_member, members_of_run, members_of_seeds
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, replaced_data
+from .evaluation_data import (
+    data_facts,
+    data_keys,
+    evaluation_data,
+    location,
+    other_samples,
+    replaced_data,
+    suffix_of,
+)
 from .messages import print_message
 from .train import Overrides, overrides_as_text
 from .trained_size import size_keys, size_note
-
-FILE = "diversity.json"
 
 
 @checked
@@ -50,7 +58,8 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
     split of their data.
 
     Args:
-        path: A run, or a folder of seeds. ``diversity.json`` and ``diversity.png`` are written there.
+        path: A run, or a folder of seeds. ``diversity.json`` and ``diversity.png`` are written there; of other data or
+            networks than the run's own, named as those of an evaluation are, ``diversity-….json``.
         overrides: Changes of the config, such as ``data.path=other.h5``.
 
     Returns:
@@ -58,8 +67,8 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
         error.
 
     Raises:
-        UsageError: The path is neither, the run has no teacher, data and networks have not the same classes, or
-            networks answer for each position.
+        UsageError: The path is neither, the run has no teacher, data and networks have not the same classes,
+            networks answer for each position, or seeds have other data each.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
     folder = Path(path)
@@ -71,7 +80,7 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     """:func:`measure_diversity` of a folder's runs that are named, or of the folder itself, which is a run then.
 
     Args:
-        folder: Where ``diversity.json`` and ``diversity.png`` are written.
+        folder: Where the files are written.
         runs: The folder alone, or finished runs in it.
         texts: Changes of the config, as text.
     """
@@ -84,23 +93,54 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     test = _labelled(data)
     own = load_config(str(Run(runs[0]).config), trains=False)
     own_data = data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
-    if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
-        print_message(replaced)
+    replaced = replaced_data(Run(runs[0]), own, data.data, {"test": test})
     if [*runs] == [folder]:
-        student, networks = members_of_run(folder, config, test, location(data), own_data)
+        student, networks, others = members_of_run(folder, config, test, location(data), own_data)
     else:
-        student, networks = None, members_of_seeds(runs, texts)
+        _check_seeds(runs, texts, data)
+        student, (networks, others) = None, members_of_seeds(runs, texts)
+    suffix = others + suffix_of(Run(runs[0]), own, data.data, {"test": test}, replaced=bool(replaced))
+    notes = [replaced] if replaced else []
+    if suffix and not replaced:
+        what = "networks" if others else "samples"
+        notes.append(f"these are other {what} than the run's own: the measures are in {folder / _file(suffix)}")
+    for note in notes:
+        print_message(note)
     for member in networks:
         match_member(member, test, location(data), own_data)
     targets, outputs = _log_probabilities(networks, test, data, accelerator)
     beside = _log_probabilities([student], test, data, accelerator)[1][0] if student else None
     measures = diversity(outputs, targets, beside, logarithms=True)
-    picture = folder / "diversity.png"
+    picture = (folder / _file(suffix)).with_suffix(".png")
     result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
-    write_text(folder / FILE, json.dumps(result.to_dict(), indent=1) + "\n")
+    result = replace(result, facts=data_facts(test), notes=tuple(notes))
+    write_text(folder / _file(suffix), json.dumps(result.to_dict(), indent=1) + "\n")
     title = f"{folder.name}: {len(networks)} network{'s' * (len(networks) > 1)} on {len(targets):,} test samples"
     _draw(measures, networks, student, picture, title)
     return result
+
+
+def _file(suffix: str) -> str:
+    return f"diversity{suffix}.json"
+
+
+def _check_seeds(runs: Sequence[Path], overrides: Sequence[str], data: RunConfig) -> None:
+    """Refuse runs that would be measured on other samples each than the first, as each was not trained for these."""
+    first = Run(runs[0])
+    for path in runs[1:]:
+        config = load_config(str(Run(path).config), overrides, trains=False)
+        now = evaluation_data(config).data
+        moved = (now.name, now.path) != (data.data.name, data.data.path)
+        both = (other_samples(data.data, now), other_samples(now, data.data))
+        keys = [key for key in both[0] if key in both[1]]
+        what = "data.path" if moved else f"data.{keys[0]}" if keys else ""
+        if not what and not data_keys(overrides):
+            what = other_data(first, Run(path), ("test",))
+        if what:
+            raise UsageError(
+                f"{path} has other data than {first.path} ({what} differs), and networks are compared on the same "
+                "samples: name these with data.…=… for all, or give a folder of seeds that were trained on the same"
+            )
 
 
 def _check_answers(folder: Path, entries: Sequence[NetworkConfig]) -> None:

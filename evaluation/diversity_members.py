@@ -51,13 +51,14 @@ class Member:
 
 def members_of_run(
     folder: Path, config: RunConfig, test: Any, where: str, own_data: bool
-) -> tuple[Member | None, list[Member]]:
-    """A run's student, if its logits are worth comparing, and its teachers."""
+) -> tuple[Member | None, list[Member], str]:
+    """A run's student, if its logits are worth comparing, its teachers, and the suffix of other networks' files."""
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
     built = EvaluatedNetworks(Run(folder), config)
     first, *others = built(teachers=True, baselines=())
-    name = f"student {first.model}"
+    # Of a training that goes on the numbers are soon others.
+    name = f"student {first.model}" + (f", {first.weights}" if first.is_early else "")
     student = Member("student", name, "student", first.weights, first.network, first.entry, folder)
     why = untrained_logits(folder, first.network.recipe) if built.has_own_student else ""
     if first.network.taps.dense:
@@ -79,12 +80,12 @@ def members_of_run(
         Member(f"T{number}", f"{key} {one.model}", key, one.weights, one.network, one.entry, placed=placed[number])
         for number, (key, one) in enumerate(zip(keys, others, strict=True))
     ]
-    return (None if why else student), teachers
+    return (None if why else student), teachers, built.suffix()
 
 
-def members_of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[Member]:
-    """The students of a folder of seeds."""
-    networks = []
+def members_of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> tuple[list[Member], str]:
+    """The students of a folder of seeds, and the suffix of other networks' files."""
+    networks, suffix = [], ""
     for run in runs:
         built = EvaluatedNetworks(Run(run), load_config(str(Run(run).config), overrides, trains=False))
         (student,) = built(teachers=False, baselines=())
@@ -92,7 +93,8 @@ def members_of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[Mem
             raise UsageError(f"{why}: there is nothing to compare")
         name = f"{run.name} {student.model}"
         networks.append(Member(run.name, name, str(run), str(run), student.network, student.entry, run))
-    return networks
+        suffix = suffix or built.suffix()
+    return networks, suffix
 
 
 def match_member(member: Member, test: Any, where: str, own_data: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ class DiversityResult(TabularResult):
         student_disagreement: (n + 1) the student's with each network, then with the ensemble; None without student.
         reliability: Diagrams of ``networks``, ``ensemble`` and ``student``.
         picture: The figure.
+        facts: The facts by which the test split is told from others.
+        notes: What the numbers depend on: data that were replaced since a training, or other networks.
     """
 
     data: Mapping[str, Any]
@@ -92,6 +94,8 @@ class DiversityResult(TabularResult):
     student_disagreement: Sequence[float] | None
     reliability: Mapping[str, ReliabilityBins]
     picture: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as diversity.json holds them."""
@@ -108,6 +112,8 @@ class DiversityResult(TabularResult):
             "student_disagreement": None if student_disagreement is None else list(student_disagreement),
             "reliability": {name: bins.to_dict() for name, bins in self.reliability.items()},
             "picture": str(self.picture),
+            "facts": dict(self.facts),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def tables(self) -> list[Table]:
@@ -138,7 +144,7 @@ class DiversityResult(TabularResult):
                 f"the student: {self.student.top1:.2f} %, {gap:+.2f} points to {other}, and differs from it on "
                 f"{self.student_disagreement[-1]:.2f} %"
             )
-        return [*notes, f"picture: {self.picture}"]
+        return [*self.notes, *notes, f"picture: {self.picture}"]
 
 
 def _number(value: float | None) -> str:

@@ -18,11 +18,11 @@ from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.run_data import compared_splits, other_data
-from ..core.run_weights import WeightsRecord
 from ..core.table import Table, TabularResult
 from ..plots.metric_names import METRICS, headline
 from ..plots.teachers import Panel, draw_teachers
 from ..training.recorded_epochs import incomplete
+from .diversity_file import foreign_measures
 from .evaluation_data import named_objectives
 from .figure_lines import RunEntry, panel_of
 from .messages import print_message
@@ -244,24 +244,18 @@ def _display_name(name: str) -> str:
 
 
 def _teacher_errors(path: Path, config: RunConfig, warn: Callable[[str], None]) -> tuple[float, float] | None:
-    """Mean error of the run's own teachers and of their ensemble, from diversity.json, if it is of the run's data."""
+    """Mean error of the run's own teachers and of their ensemble, from diversity.json, if that is of the run."""
     file = path / "diversity.json"
     if not file.is_file():
         return None
     try:
         measures = json.loads(file.read_text(encoding="utf-8"))
-        if measures["data"] != config.data.model_dump(mode="json"):
+        if why := foreign_measures(Run(path), config, config.data, measures):
+            warn(
+                f"the teachers' errors in {file} are left out, as {why}: make it again with contrastill ensemble "
+                f"diversity {path}"
+            )
             return None
-        own = WeightsRecord(Run(path)).read()
-        for number, network in enumerate(measures["networks"]):
-            teacher = own.get(f"teachers.{number}")
-            # A file of an older version has no hash, and is taken at its word.
-            if teacher is not None and network.get("hash", teacher.hash) != teacher.hash:
-                warn(
-                    f"the teachers' errors in {file} are left out, as teachers.{number} ({network['weights']}) is not "
-                    f"the teacher of {path}: make it again with contrastill ensemble diversity {path}"
-                )
-                return None
         return 100 - fmean(network["top1"] for network in measures["networks"]), 100 - measures["ensemble"]["top1"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ContrastillError(

@@ -18,15 +18,17 @@ from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS, OBJECTIVES, short_name
 from ..core.representation import Network
 from ..core.run import Run, flatten
+from ..core.run_data import differing_fact
 from ..datasets.io.fingerprint import fingerprint
 from ..training.data import open_split
+from ..training.held_out import without_validation
 
 _OF_THE_FILES = ("depth_unit", "intrinsics", "void", "vectors")
 _READ = ("fields", "folders", "modalities", "semantic_names", "target", "image", "label")
 """Options that name what is read of a sample: an evaluation may read more than the training did."""
-_OF_TRAINING = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transforms", "train", "train_samples",
-    "train_split", "fold", "label_fraction", "splits.train")  # fmt: skip
-"""Options that leave the test samples as they are."""
+_OF_VIEWS = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transforms")
+_OF_TRAINING = ("train", "train_samples", "train_split", "fold", "label_fraction", "splits.train")
+"""Options that leave the test samples as they are, of the views and of the samples that are trained on."""
 
 
 def location(config: RunConfig) -> str:
@@ -110,9 +112,11 @@ def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str
         try:
             with unlogged():
                 split = opened if same else open_split(own, name)
+                if name == "train" and split is not None:
+                    split, _ = without_validation(split, own)  # what it trained on is what it recorded
         except ContrastillError as error:
             return f"{location(own)} is not as it was when {run.path} was trained: {error}"
-        facts = {} if split is None else _facts(split)
+        facts = {} if split is None else data_facts(split)
         # A fact that only one of them has is of another version.
         differ = [fact for fact in before if fact in facts and facts[fact] != before[fact]]
         if differ:
@@ -150,40 +154,99 @@ def training_samples(run: Run, own: DataConfig, now: DataConfig) -> str:
     )
 
 
-def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced: bool = False) -> str:
+def suffix_of(
+    run: Run,
+    own: RunConfig,
+    now: DataConfig,
+    splits: Mapping[str, Any],
+    *,
+    tasks: Collection[str] = ("accuracy",),
+    replaced: bool = False,
+) -> str:
     """What stands in the names of an evaluation's files for other data than the run's own; of these, or a copy of
-    them, nothing.
+    them, nothing. Of tasks that train a head, other samples that it is trained on are other data too.
 
     Args:
         run: The run.
-        own: The data of its own config.
+        own: Its own config.
         now: The data that it is evaluated on.
-        test: Their opened test split.
+        splits: The opened ones that are measured or trained on, by name; None for one that is not.
+        tasks: What is measured.
         replaced: Whether there are others at the run's own path, see :func:`replaced_data`.
     """
-    facts = ""
+    before, facts = evaluation_data(own).data, ""
     if replaced:
-        facts = json.dumps(_facts(test))
-    elif (now.name, now.path) == (own.name, own.path):
-        if not _other_samples(own, now):
+        facts = json.dumps([data_facts(split) for split in splits.values() if split is not None])
+    elif (now.name, now.path) == (before.name, before.path):
+        if not other_samples(before, now, tasks):
             return ""
-    elif (recorded := run.data_facts().get("test")) is not None and recorded == compared_facts(recorded, _facts(test)):
+    elif all(_is_recorded(run, own, name, split) for name, split in splits.items() if split is not None):
         return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
     return f"-{name}-{text_hash(str(now.model_dump(mode='json')) + facts)[:6]}"
 
 
-def _other_samples(own: DataConfig, now: DataConfig) -> list[str]:
-    """The options by which other test samples come of the same files, such as ``scene_seed``."""
+def _is_recorded(run: Run, own: RunConfig, name: str, split: Any) -> bool:
+    """Whether a split elsewhere is a copy of the one that the run's training recorded."""
+    if (recorded := run.data_facts().get(name)) is None:
+        return False
+    try:
+        part = without_validation(split, own)[0] if name == "train" else split
+    except ContrastillError:  # of so few samples that nothing can be set apart
+        return False
+    return recorded == compared_facts(recorded, data_facts(part))
+
+
+def other_samples(own: DataConfig, now: DataConfig, tasks: Collection[str] = ("accuracy",)) -> list[str]:
+    """The options by which other samples come of the same files, such as ``scene_seed``.
+
+    Args:
+        own: The data that they are compared with.
+        now: The data.
+        tasks: Of an evaluation: a head is trained on samples of the training split, for segmentation on their views.
+    """
+    unread = (*_OF_VIEWS, *_OF_TRAINING)
+    if {*tasks} - {"accuracy", "retrieval"}:
+        unread = () if "segmentation" in tasks else _OF_VIEWS
     before, after = (flatten(data.model_dump(mode="json"), plain_lists=True) for data in (own, now))
     return [
+        key for key, value in after.items() if key not in unread and _differs(key, before.get(key), value, now.name)
+    ]
+
+
+def _differs(key: str, before: Any, value: Any, name: str | None) -> bool:
+    """Whether an option has another value, by which other samples come."""
+    if value == before or not changes_results(f"data.{key}", name):
+        return False
+    return not (key.partition(".")[0] in _READ and _reads_more(before, value))
+
+
+def measured_elsewhere(run: Run, trained: DataConfig, own: DataConfig, measures: Mapping[str, Any]) -> str:
+    """By what the data of measures in a run's folder are not its own, in words; empty where nothing says so, as of a
+    file of an earlier version that records little.
+
+    Args:
+        run: The run.
+        trained: The data of its config.
+        own: Those that its config measures on.
+        measures: The contents of the file: the section ``data`` that was measured, and the ``facts`` of its test split.
+    """
+    before, after = (
+        flatten(values, plain_lists=True) for values in (own.model_dump(mode="json"), dict(measures["data"]))
+    )
+    moved = next((key for key in ("name", "path") if before.get(key) != after.get(key)), "")
+    unread = (*_OF_VIEWS, *_OF_TRAINING)
+    differing = (
         key
         for key, value in after.items()
-        if value != before.get(key)
-        and changes_results(f"data.{key}", now.name)
-        and key not in _OF_TRAINING
-        and not (key.partition(".")[0] in _READ and _reads_more(before.get(key), value))
-    ]
+        if key in before and key not in unread and _differs(key, before[key], value, own.name)
+    )
+    if not moved and (key := next(differing, "")):
+        return f"data.{key}"
+    facts, recorded = measures.get("facts"), run.data_facts().get("test")
+    if own == trained and isinstance(facts, Mapping) and isinstance(recorded, Mapping):
+        return f"{fact} of test" if (fact := differing_fact(recorded, facts)) else ""
+    return f"data.{moved}" if moved else ""
 
 
 def _reads_more(before: Any, after: Any) -> bool:
@@ -191,7 +254,7 @@ def _reads_more(before: Any, after: Any) -> bool:
     return before is None or (isinstance(before, list) and isinstance(after, list) and {*before} <= {*after})
 
 
-def _facts(split: Any) -> dict[str, Any]:
+def data_facts(split: Any) -> dict[str, Any]:
     """The fingerprint of a split as a file holds it."""
     return json.loads(json.dumps(fingerprint(split)))
 

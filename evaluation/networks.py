@@ -57,6 +57,11 @@ class EvaluatedNetwork:
         """What it is called in tables and pictures: ``student``, ``teacher``, or ``teacher 1`` of several."""
         return self.role if self.number is None else f"{self.role} {self.number}"
 
+    @property
+    def is_early(self) -> bool:
+        """Whether it is a run's student before its training ended."""
+        return self.role == "student" and self.weights.startswith("checkpoint after")
+
 
 class EvaluatedNetworks:
     """Builds the networks of one run, one after the other.

@@ -13,7 +13,7 @@ from ..plots.heatmaps import Heat, draw_cka, draw_correlation
 from ..plots.png import draw_charts
 from .probe_inputs import DataName, NetworkName, short_names
 from .probe_report import CkaResult, CorrelationResult, ProbeReport, ProbeRow
-from .probe_tables import column_keys, in_depth
+from .probe_tables import column_keys, in_depth, label_of
 
 
 def draw_all(
@@ -34,7 +34,9 @@ def draw_all(
     others = [result.other for result in report.cka[:1]] + [result.teacher for result in report.correlation[:1]]
     known = {name.text for name in networks}
     every = [*networks, *(NetworkName(text) for text in dict.fromkeys(others) if text not in known)]
-    short = short_names(every, short_network) | {source.name: source.short for source in report.data}
+    short = short_names(every, short_network)
+    short |= {network.name: label_of(short[network.name], network.weights) for network in report.networks}
+    short |= {source.name: source.short for source in report.data}
     drawn = []
     layers = [panel for name in data if (panel := _layers(report.rows, name.text, networks, short)) is not None]
     if layers:

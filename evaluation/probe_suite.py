@@ -129,6 +129,8 @@ def _probed(
         for name in [*names, *others.values()]:
             if name.text not in built:
                 built[name.text] = name.build(opened.train.num_classes, spec.seed)
+                if built[name.text].is_early:
+                    print_message(f"{name.text} has not ended: its {built[name.text].weights} is measured")
         folds = len(opened.folds) if opened.folds else None
         train, test = opened.count(opened.train), opened.count(opened.test)
         data.append(ProbedData(source.text, short[source.text], len(opened.chosen), train, test, folds))

@@ -49,6 +49,16 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def network_labels(result: dict[str, Any]) -> dict[str, str]:
+    """Network -> its name in a table: of a run that had not ended with the checkpoint that was measured."""
+    return {network["name"]: label_of(network["name"], str(network.get("weights"))) for network in result["networks"]}
+
+
+def label_of(name: str, weights: str) -> str:
+    """``runs/kd, checkpoint after step 3``; a name without such weights as it is."""
+    return f"{name}, {weights}" if weights.startswith("checkpoint after") else name
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The same as a page of Markdown."""
     parts = ["# Linear probes", ""]
@@ -61,8 +71,8 @@ def markdown(result: dict[str, Any]) -> str:
         )
     for network in result["networks"]:
         parts.append(
-            f"- `{network['name']}`: {network['model']}, {network['parameters']:,} parameters, reads "
-            f"{network['modality']}"
+            f"- `{network['name']}`{network_labels(result)[network['name']].removeprefix(network['name'])}: "
+            f"{network['model']}, {network['parameters']:,} parameters, reads {network['modality']}"
         )
     parts.append(f"- maps are averaged to {result['spatial']} × {result['spatial']} positions; seed {result['seed']}")
     for table in tables_of(result):
@@ -87,8 +97,8 @@ def _table(
     """
     cells = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
     columns = column_keys(result["rows"], [data["name"] for data in result["data"]])
-    names = [network["name"] for network in result["networks"]]
-    rows = [[name, *(cells.get((name, *column), "") for column in columns)] for name in names]
+    names = network_labels(result)
+    rows = [[names[name], *(cells.get((name, *column), "") for column in columns)] for name in names]
     short = _short(result)
     beside = {(row["data"], row["layer"]): heading(row) if heading else "" for row in result["rows"]}
     heads = (f"{short[data]}, {layer}{beside[data, layer]}" for data, layer in columns)
@@ -133,8 +143,8 @@ def _correlations(result: dict[str, Any]) -> Table:
         (entry["network"], entry["data"]): f"{entry['mean_absolute_difference']:.4f}" for entry in result["correlation"]
     }
     data = [entry["name"] for entry in result["data"]]
-    names = [network["name"] for network in result["networks"]]
-    rows = [[network, *(means.get((network, name), "") for name in data)] for network in names]
+    names = network_labels(result)
+    rows = [[names[network], *(means.get((network, name), "") for name in data)] for network in names]
     title = (
         "correlations of class logits: mean absolute difference between "
         f"{result['correlation'][0]['teacher']} and the network"

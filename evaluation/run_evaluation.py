@@ -93,9 +93,11 @@ class RunEvaluation:
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy", "retrieval"} else None
         self._check()
-        before = evaluation_data(own).data
-        self.replaced = replaced_data(run, own, self.data.data, {"test": self.test, "train": self.train})
-        self.suffix = suffix_of(run, before, self.data.data, self.test, replaced=bool(self.replaced))
+        before, splits = evaluation_data(own).data, {"test": self.test, "train": self.train}
+        self.replaced = replaced_data(run, own, self.data.data, splits)
+        self.suffix = suffix_of(
+            run, own, self.data.data, splits, tasks=self.options.tasks, replaced=bool(self.replaced)
+        )
         for line in filter(None, (self.replaced, training_samples(run, own.data, self.data.data))):
             self.warn(line)
         if carried := carried_settings(before, self.data.data, {*data_keys(overrides), *self.options.data}):
@@ -259,7 +261,7 @@ class RunEvaluation:
             )  # fmt: skip
             if best is None or fraction > best[0]:
                 best = (fraction, model, result.miou)
-            yield SegmentationScores.of(result, mode, self.options.head, fraction)
+            yield SegmentationScores.of(result, mode, self.options.head, self.share_of_maps(fraction))
         if best is None:
             return
         whose = self.name if candidate.role == "student" else candidate.title
@@ -267,6 +269,11 @@ class RunEvaluation:
         name = f"{whose}\n{how}\nmIoU {best[2]:.1f} %"
         if not self.gallery.add(candidate.role, name, best[1], test, LABELS, self.accelerator.device):
             self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
+
+    def share_of_maps(self, fraction: float) -> float:
+        """Share of all label maps, of which ``data.label_fraction`` may have kept a part, that a fraction is."""
+        kept = self.data.data.options().get("label_fraction")
+        return fraction if kept is None else round(fraction * kept, 6)
 
     def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own

@@ -15,7 +15,10 @@ from ..core.config.schema import EvaluationConfig
 from ..core.errors import UsageError
 from ..core.representation import Network
 from ..core.representation_spec import describe
-from ..ensemble.adaptors import Adaptor
+from ..core.run_weights import WeightsRecord
+from ..core.weights import STUDENT, find_weights
+from ..datasets.io.fingerprint import file_digest
+from ..ensemble.adaptors import ADAPTORS, Adaptor
 from ..ensemble.in_teacher_space import InTeacherSpace, adaptor_of, adaptors_of
 from ..probe.features import Features, check_classes, features_of
 from ..probe.linear import fit_classifier
@@ -66,11 +69,13 @@ def head_rows(evaluation: RunEvaluation) -> Iterator[EvaluationRow]:
         evaluation: Of the run; its tasks, splits and device.
 
     Raises:
-        UsageError: The run has no such teacher, or no adaptor that gives what a task reads.
+        UsageError: The run has no such teacher, or no adaptor that gives what a task reads, or student or teacher are
+            others than those that it was trained with.
     """
     number, tasks = _number(evaluation), [task for task in evaluation.options.tasks if task in HEAD_TASKS]
     adaptors = {task: adaptor_of(evaluation.run.path, number, _READS[task]) for task in tasks}
     teacher, student = evaluation.networks.teacher(number), evaluation.networks.student()
+    _check_trained_together(evaluation, teacher, number)
     for candidate in (teacher, student):
         evaluation.prepare(candidate)
     for task in tasks:
@@ -89,7 +94,8 @@ def retrieval_rows(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> It
         candidate: Nothing comes of any but the student.
 
     Raises:
-        UsageError: The run has no adaptor with an embedding.
+        UsageError: The run has no adaptor with an embedding, or student or teacher are others than those that it was
+            trained with.
     """
     if candidate.role != "student":
         return
@@ -105,6 +111,7 @@ def retrieval_rows(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> It
         )
     for number in numbers:
         teacher = evaluation.networks.teacher(number)
+        _check_trained_together(evaluation, teacher, number)
         evaluation.prepare(teacher)
         evaluation.say(f"{path}: retrieval, student {candidate.model} and teacher {teacher.model}")
         adapted = _adapted(candidate, adaptor_of(path, number, "embedding"), device)
@@ -119,6 +126,34 @@ def retrieval_rows(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> It
             _rounded(result.chance),
         )
         yield evaluation.row(adapted, "retrieval", scores)
+
+
+def _check_trained_together(evaluation: RunEvaluation, teacher: EvaluatedNetwork, number: int) -> None:
+    """Refuse a student, or a teacher, that the adaptor between them was not trained with: its answers mean nothing.
+
+    Raises:
+        UsageError: One of them is another than the run's own.
+    """
+    run, weights = evaluation.run, str(evaluation.config.student.weights)
+    if not evaluation.networks.has_own_student:
+        file = find_weights(weights)
+        if file_digest(file) != file_digest(run.student):
+            other = file.name == STUDENT and (file.parent / ADAPTORS).is_file()
+            own = f", or evaluate {file.parent}, which has adaptors of its own" if other else ""
+            raise UsageError(
+                f"the adaptors of {run.path} were trained with its own student of the last epoch, not with {weights}: "
+                f"leave student.weights out{own}"
+            )
+    elif not run.finished:
+        raise UsageError(
+            f"the adaptors of {run.path} belong to its finished student, and there is a checkpoint alone: end the "
+            "training first"
+        )
+    if not WeightsRecord(run).is_teacher(number, teacher.network.module):
+        raise UsageError(
+            f"the adaptor of {run.path} towards teacher {number} was trained towards other weights than those of "
+            f"{teacher.weights}: leave teachers.{number}.weights out, or name those of the run's own teacher"
+        )
 
 
 def _rounded(values: Mapping[int, float]) -> dict[int, float]:
@@ -165,7 +200,8 @@ def _segmentation(
             labels=LABELS, progress=evaluation.progress, head=options.head, epochs=options.epochs,
             batch_size=options.batch_size, lr=options.lr,
         )  # fmt: skip
-        yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, fraction))
+        labels = evaluation.share_of_maps(fraction)
+        yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, labels))
         began = time.perf_counter()
         # In the memory format of the head's training, so that a student that answers as the teacher is it to the bit.
         answering = Segmenter(adapted.network, model.head).to(memory_format=torch.channels_last).eval()
@@ -174,9 +210,7 @@ def _segmentation(
         seconds = round(time.perf_counter() - began, 3)
         second = SegmentationResult(**measures, num_train=first.num_train, num_test=first.num_test, seconds=seconds)
         share = _share(second.miou, first.miou)
-        yield evaluation.row(
-            adapted, "segmentation", SegmentationScores.of(second, mode, options.head, fraction, share)
-        )
+        yield evaluation.row(adapted, "segmentation", SegmentationScores.of(second, mode, options.head, labels, share))
         if best is None or fraction > best[0]:
             best = (fraction, [("teacher", model, test, first.miou), ("student", answering, students, second.miou)])
     for role, segmenter, source, miou in best[1] if best is not None else ():

@@ -85,6 +85,15 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
     return cache
 
 
+def labelled_frames(loader: Any, rows: Tensor, labels: str) -> int:
+    """How many of the frames ``rows`` (n,) have a labelled pixel; the loader's batches are not augmented."""
+    places = _places(rows, loader.num_samples)
+    return sum(
+        int(((batch[labels].cpu() > 0).flatten(1).any(1) & (places[batch["index"].cpu()] >= 0)).sum())
+        for batch in loader.epoch(0)
+    )
+
+
 def _room(maps: Collection[Tensor], labels: Tensor, count: int) -> KeptMaps | None:
     """Memory for ``count`` frames like the first of these."""
     single = 4 * count * sum(value[0].numel() for value in maps)

@@ -18,7 +18,7 @@ from ..core.representation_spec import describe
 from ..models.decoders import HEADS, Head
 from .features import copied
 from .labels import labelled_part
-from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
+from .maps import KeptMaps, batches_of, keep_maps, labelled_frames, shuffled_rows
 from .pixel_measures import confusion_of, measures_of, pixel_targets
 
 MODES = ("frozen", "fine_tuned", "scratch")
@@ -36,7 +36,7 @@ class SegmentationResult:
         mean_accuracy: The same for each class that occurs in the labels, averaged.
         miou: Intersection over union, averaged over the classes that occur in labels or predictions.
         per_class_iou: Of classes 1…C; NaN for a class that occurs in neither.
-        num_train: Training frames whose labels were used.
+        num_train: Training frames whose labels were used; those without a labelled pixel do not count.
         num_test: Test frames.
         seconds: What it took, training included.
     """
@@ -162,7 +162,10 @@ def segment(
     )
     measures = measures_of(confusion)
     return SegmentationResult(
-        **measures, num_train=len(rows), num_test=test.num_samples, seconds=round(time.perf_counter() - began, 3)
+        **measures,
+        num_train=training.labelled,
+        num_test=test.num_samples,
+        seconds=round(time.perf_counter() - began, 3),
     ), model
 
 
@@ -207,6 +210,12 @@ class _Training:
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
             self.cached = keep_maps(
                 model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
+            )
+        if self.cached is not None:
+            self.labelled = int((self.cached.labels > 0).flatten(1).any(1).sum())
+        else:
+            self.labelled = labelled_frames(
+                split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
             )
 
     def run(self, optimizer: torch.optim.Optimizer, progress: bool) -> None:

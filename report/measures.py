@@ -35,6 +35,7 @@ def measures_of(rows: Sequence[dict[str, Any]], role: str) -> dict[str, tuple[fl
     )
     for row in rows:
         way = {key: row[key] for key in ("head", "mode", "labels") if key in row} | row["settings"]
+        way |= {"training images": row["train_images"]} if "train_images" in row else {}
         text = ", ".join(f"{key} {value}" for key, value in way.items())
         if row.get("task") == "accuracy":
             names = ("miou", "pixel_accuracy", *(("top1", "mAP") if role == "teacher" else ()))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ContrastillError
-from ..core.run import read_json
+from ..core.run import Run, read_json
 from ..core.table import Table
 from ..plots.chart import Chart, series_at_places
 from ..plots.teachers import Panel, Point, teacher_charts
-from .evaluations import evaluation
+from .diversity import diversity
+from .evaluations import evaluation, is_early
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
@@ -43,7 +44,7 @@ def results(runs: RunFolders) -> list[Section]:
         *(group.path for group in runs.groups),
     ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
+    titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", diversity),
         ("modalities", "Evaluations", evaluation),
               ("probes", "Transfer evaluation", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
@@ -111,42 +112,6 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
     )
 
 
-def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
-    """diversity.json: teachers, their ensemble and the student."""
-    diversity = read_json(folder / "diversity.json", problems)
-    if diversity is None:
-        return None
-    networks = [(network["name"], network, network.get("disagreement")) for network in diversity["networks"]]
-    if len(networks) > 1:
-        networks.append(("their ensemble", diversity["ensemble"], None))
-    if diversity.get("student"):
-        beside = diversity["student_disagreement"][:-1]
-        networks.append((diversity["student"]["name"], diversity["student"], sum(beside) / len(beside)))
-    lines = [
-        [
-            title,
-            measured(network["top1"]),
-            measured(network["nll"], ".4f"),
-            measured(100 * network["ece"], ".2f"),
-            measured(differs),
-        ]
-        for title, network, differs in networks
-    ]
-    columns = ["network", "top-1, %", "NLL, nats", "calibration error, %", "differs from the others, %"]
-    note = f"{diversity['samples']:,} test samples; at least one network is right on {number(diversity['oracle'])} %."
-    shown = folder / "diversity.png"
-    drawn = (
-        picture(shown, f"{name}: how often networks differ, their accuracies, and reliability")
-        if shown.is_file()
-        else None
-    )
-    return join(
-        element("h3", f"Networks of {name} beside each other"),
-        table(f"{name}: networks and their ensemble", columns, lines, notes=[note]),
-        drawn,
-    )
-
-
 def _teachers(runs: RunFolders) -> Markup | None:
     """Error against the number of teachers, where runs with more than one are among these."""
     from ..evaluation.ensemble_figure import gather
@@ -198,19 +163,31 @@ def _error(point: Point) -> Cell:
 
 def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """probe.json and its pictures, as ``contrastill probe`` writes them."""
-    from ..evaluation.probe_tables import in_depth, tables_of
+    from ..evaluation.probe_tables import in_depth, network_labels, tables_of
 
     probe = read_json(folder / "probe.json", problems)
     if probe is None:
         return None
-    _shorten(probe)
+    names = _shorten(probe)
+    ended = [network for network in probe["networks"] if _ended_since(network, names, folder)]
+    for network in ended:
+        problems.append(
+            f"What probe.json measured of {network['name']} is left out, as it is of a {network['weights']}, before "
+            "the training ended: probe it again."
+        )
+        for key in ("rows", "cka", "correlation"):
+            probe[key] = [entry for entry in probe[key] if entry["network"] != network["name"]]
+        probe["networks"].remove(network)
+    if not probe["rows"]:
+        return None
+    labels = network_labels(probe)
     parts: list[Markup | None] = [element("h3", f"Probes in {name}")]
     charts = []
     for data in probe["data"]:
         rows = [row for row in probe["rows"] if row["data"] == data["name"]]
         layers = in_depth({row["layer"] for row in rows})
         if len(layers) > 1:
-            charts.append(figure(_layers(rows, layers, data["short"])))
+            charts.append(figure(_layers(rows, layers, data["short"], labels)))
     parts.append(element("div", charts, class_="charts") if charts else None)
     parts += [_sortable(shown) for shown in tables_of(probe)]
     alts = {
@@ -221,13 +198,21 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     parts += [
         picture(folder / f"{stem}.png", f"{name}: {alt}")
         for stem, alt in alts.items()
-        if (folder / f"{stem}.png").is_file()
+        if (folder / f"{stem}.png").is_file() and not ended  # the pictures have it too
     ]
     return join(parts)
 
 
-def _shorten(probe: dict[str, Any]) -> None:
-    """Networks by the last part of their run's path, as the pictures call them."""
+def _ended_since(network: dict[str, Any], names: dict[str, str], folder: Path) -> bool:
+    """Whether a network is of a checkpoint of a run that has ended by now."""
+    run = Path(names[network["name"]])
+    # The folder may have been moved, with what was measured in it.
+    run = folder if not Run(run).config.is_file() and run.name == folder.name else run
+    return is_early(network) and Run(run).finished
+
+
+def _shorten(probe: dict[str, Any]) -> dict[str, str]:
+    """Call networks by the last part of their run's path, as the pictures do; gives the former name of each."""
     from ..evaluation.probe_figures import short_network
     from ..evaluation.probe_inputs import NetworkName, short_names
 
@@ -240,15 +225,16 @@ def _shorten(probe: dict[str, Any]) -> None:
         entry["name"] = short[entry["name"]]
     for entry in entries:
         entry |= {key: short[entry[key]] for key in ("network", "teacher", "other") if key in entry}
+    return {name: text for text, name in short.items()}
 
 
-def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:
+def _layers(rows: list[dict[str, Any]], layers: list[str], data: str, labels: dict[str, str]) -> Chart:
     """Accuracy of the linear probe along the layers."""
     series = []
     for style, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
         by_layer = {row["layer"]: _interval(row) for row in rows if row["network"] == network}
         values, low, high = zip(*(by_layer.get(layer, (None, None, None)) for layer in layers), strict=True)
-        series.append(series_at_places(network, values, low, high, style))
+        series.append(series_at_places(labels[network], values, low, high, style))
     title = f"Linear probes along the layers, on {data}"
     return Chart(title, "layer", "top-1, %", series, layers, (0, 100), log=False)
 

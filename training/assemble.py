@@ -25,7 +25,6 @@ from ..core.teachers.seal import sealed_spec
 from ..core.transfer import Transfer
 from ..datasets.io.scale import Statistics
 from ..datasets.io.stored_values import values_hash
-from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
 from .checkpoint import checkpoints
@@ -42,6 +41,7 @@ from .data import (
 )
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
+from .held_out import without_validation
 from .mixing import check_mixing, mixing_facts
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
@@ -51,7 +51,6 @@ from .pixel_labels import (
     answers_for_positions,
     check_pixel_validation,
     check_some_label,
-    measurable_samples,
     pixel_labels,
     zero_hint,
 )
@@ -169,11 +168,8 @@ class _RunData:
             batch_size = max(256, config.train.batch_size)
             return open_loader(split, [config.student.modality], batch_size=batch_size, train=False, **shares)
 
-        validation = None
-        if config.train.validation is not None:
-            measurable = measurable_samples(splits["train"], config.student)
-            rest, validation = split_off(splits["train"], config.train.validation, config.seed, measurable=measurable)
-            splits = {**splits, "train": rest}
+        rest, validation = without_validation(splits["train"], config)
+        splits = {**splits, "train": rest}
         modalities = [network.modality for network in networks]
         train = training_loader(splits["train"], modalities, config.train, shares)
         train = FullBatches(train) if config.train.drop_last else train

@@ -37,7 +37,7 @@ def with_settings(run, copy, top1, **changes):
     """A run like another one: other settings in its config.yaml, another accuracy at its last epoch."""
     from omegaconf import OmegaConf
 
-    shutil.copytree(run, copy)
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("diversity*"))
     config = OmegaConf.load(copy / "config.yaml")
     for key, value in {"out": str(copy), **{name.replace("__", "."): value for name, value in changes.items()}}.items():
         OmegaConf.update(config, key, value, merge=False)
@@ -91,6 +91,8 @@ def test_errors_of_other_teachers_are_not_in_the_figure_of_a_run(runs, tmp_path,
     moved = shutil.copytree(runs / "two" / "seed-1", tmp_path / "moved")
     for teacher, kinds in ((moved, ["distilled", "teachers", "ensemble"]), (runs / "two" / "seed-0", ["distilled"])):
         assert main(["ensemble", "diversity", str(run), f"teachers.1.weights={teacher}"]) == 0
+        for file in run.glob("diversity-networks-*.json"):  # as an earlier version named it
+            file.rename(run / "diversity.json")
         capsys.readouterr()
         assert main(["ensemble", "figure", str(run), "--out", str(tmp_path / "f.png"), "--json"]) == 0
         output = capsys.readouterr()

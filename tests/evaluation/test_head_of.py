@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import contrastill
@@ -266,3 +268,40 @@ def test_several_teachers_and_an_adaptor_of_maps_alone(teacher, tmp_path, capsys
         assert main(["evaluate", str(out), f"evaluation.tasks=[{task}]", *head]) == 2
         error = " ".join(capsys.readouterr().err.split())
         assert way in error and "objectives.agglomerate.summary=true" in error
+
+
+def test_adaptors_are_measured_with_the_networks_of_their_training_alone(teacher, run, tmp_path, capsys):
+    best, copied, other = tmp_path / "student_best.safetensors", tmp_path / "same.safetensors", tmp_path / "other"
+    changed(run, best)
+    shutil.copy(run / "student.safetensors", copied)
+    shutil.copytree(run, other)
+    shutil.copy(best, other / "student.safetensors")
+    for tasks, head in (("[retrieval]", ["--json"]), ("[classification]", ["--head-of", "teacher"])):
+        command = ["evaluate", str(run), f"evaluation.tasks={tasks}", *head]
+        moved, another = shutil.copytree(teacher, tmp_path / tasks), changed(teacher, tmp_path / "another.safetensors")
+        for override, code, message in (
+            (f"student.weights={best}", 2, f"not with {best}: leave student.weights out"),
+            (f"student.weights={other}", 2, f"evaluate {other}, which has adaptors of its own"),
+            (f"student.weights={copied}", 0, ""),
+            (f"teachers.0.weights={moved}", 0, ""),
+            (
+                f"teachers.0.weights={another}",
+                2,
+                "trained towards other weights than those of",
+            ),
+        ):
+            assert main([*command, override]) == code
+            assert message in " ".join(capsys.readouterr().err.split())
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    (unfinished / "student.safetensors").unlink()
+    assert main(["evaluate", str(unfinished), "evaluation.tasks=[retrieval]"]) == 2
+    assert "belong to its finished student" in " ".join(capsys.readouterr().err.split())
+
+
+def changed(run, file):
+    """The student of a run with other weights."""
+    with safe_open(run / "student.safetensors", "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+        tensors["conv1.weight"] = tensors["conv1.weight"] + 0.01
+        save_file(tensors, file, opened.metadata())
+    return file

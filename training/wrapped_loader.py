@@ -47,9 +47,9 @@ class WrappedLoader:
         return self._loader.views
 
     @property
-    def unmixed(self) -> ViewLoader:
+    def unmixed(self) -> Any:
         """A loader of the same samples, none mixed with another; this one where none is."""
-        inner: ViewLoader = getattr(self._loader, "unmixed", self._loader)
+        inner = getattr(self._loader, "unmixed", self._loader)
         return self if inner is self._loader else inner
 
     def __len__(self) -> int:

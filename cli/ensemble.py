@@ -16,7 +16,7 @@ Measure how networks differ and how good their ensemble is: the ceiling of a stu
 PATH is a run with teachers (they, their ensemble, and the student beside them), or a folder of seeds, as contrastill
 train … seeds=5 writes it (its runs and their ensemble). The ensemble is the mean of their probabilities. Measured on
 the test split of the data, which needs classes; a teacher with other classes takes part with its class_map. Writes
-PATH/diversity.json and PATH/diversity.png.
+PATH/diversity.json and PATH/diversity.png; of other data or teachers than the run's own PATH/diversity-….json.
 
 Examples:
 

@@ -205,7 +205,7 @@ def other_samples(own: DataConfig, now: DataConfig, tasks: Collection[str] = ("a
         now: The data.
         tasks: Of an evaluation: a head is trained on samples of the training split, for segmentation on their views.
     """
-    unread = (*_OF_VIEWS, *_OF_TRAINING)
+    unread: tuple[str, ...] = (*_OF_VIEWS, *_OF_TRAINING)
     if {*tasks} - {"accuracy", "retrieval"}:
         unread = () if "segmentation" in tasks else _OF_VIEWS
     before, after = (flatten(data.model_dump(mode="json"), plain_lists=True) for data in (own, now))

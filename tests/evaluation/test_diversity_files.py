@@ -147,7 +147,5 @@ def test_seeds_of_other_data_each_are_not_measured_together(tmp_path):
     settings = {**SHORT, "data.path": data[0], "data.limit": 40, "seed": 2, "out": str(tmp_path / "two" / "seed-2")}
     contrastill.train("teachers/cifar100", settings, **QUIET)
     shutil.rmtree(tmp_path / "two" / "seed-1")
-    with pytest.raises(
-        contrastill.UsageError, match=r"seed-2 has other data than .*seed-0 \(contents of test differs\)"
-    ):
+    with pytest.raises(contrastill.UsageError, match=r"seed-2 has other data than .*\(contents of test"):
         contrastill.measure_diversity(tmp_path / "two")

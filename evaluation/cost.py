@@ -228,7 +228,9 @@ def input_size(text: str, network: Network, config: RunConfig | None, size: int 
         UsageError: None of these is known.
     """
     run = None if config is None else network_named(text).run
-    known = network.preprocess.resolution or size or data_size(config, run and Run(run), network.modality)
+    known = (
+        network.preprocess.resolution or size or data_size(config, None if run is None else Run(run), network.modality)
+    )
     if known is None:
         raise UsageError(
             f"{text} takes images of any size, and no data at hand says which: give contrastill cost a size (--size), "

@@ -97,8 +97,8 @@ def _reasons(config: RunConfig, run: Run, facts: dict[str, Any], objectives: str
     rate = LEARNING_RATES.get(config.student.model, recipe.train.lr)
     usual_training = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": rate})})
     # Without a teacher some settings have no use.
-    own = ("epochs",) if config.teachers else NOT_OF_BASELINES
-    reasons += training_differences(config, usual_training, "instead of", own)
+    unread = ("epochs",) if config.teachers else NOT_OF_BASELINES
+    reasons += training_differences(config, usual_training, "instead of", unread)
     reasons += [*_of_data(config), *_of_networks(config), *_of_warmups(config)]
     if objectives:
         usual = weights(objectives, config.student.model)

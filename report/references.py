@@ -63,10 +63,10 @@ def changed_input(teacher: NetworkConfig, run: Run) -> list[str]:
     own = dict(recipe.get("preprocess") or {})
     if own.get("resolution") is None:
         own["resolution"] = recipe.get(TRAINED_SIZE) or recorded_size(run, teacher.modality)
-    given = {"resolution": teacher.resolution, "mean": teacher.mean, "std": teacher.std, "class_map": teacher.class_map}
+    named = {"resolution": teacher.resolution, "mean": teacher.mean, "std": teacher.std, "class_map": teacher.class_map}
     return [
         name.replace("_", " ")
-        for name, value in given.items()
+        for name, value in named.items()
         if value is not None and sides(value) != sides(own.get(name))
     ]
 

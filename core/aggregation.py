@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from .objective import Objective, Options, Setting
+from .objective import Objective, Options, Setting, TeacherOutputs
 from .representation import Representation
 
 
@@ -57,6 +57,17 @@ class TeacherAggregation(nn.Module, ABC):
     def chosen(self, count: int) -> Sequence[int]:
         """Which of ``count`` teachers take part in the step under way; the others run no forward pass."""
         return range(count)
+
+    def outputs_for(
+        self, objectives: Sequence[Objective], teachers: Sequence[TeacherOutputs]
+    ) -> Sequence[TeacherOutputs]:
+        """What each objective is shown before the training: its own teacher's outputs, or what the rule makes of all.
+
+        Args:
+            objectives: One for each of the n teachers.
+            teachers: The outputs of each.
+        """
+        return teachers
 
     @abstractmethod
     def forward(

@@ -9,7 +9,7 @@ from typing import Any
 from .data_facts import VALUES
 from .registry import MODALITIES
 from .run import Run
-from .run_weights import WeightsRecord
+from .run_weights import RANDOM, WeightsRecord
 
 # They are of the modalities that a run reads.
 _OF_MODALITIES = ("modalities", "contents", "names or sizes of files", VALUES)
@@ -39,10 +39,13 @@ def differing_fact(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def other_teachers(first: Run, second: Run) -> str:
-    """``weights of teachers.0``, the first whose weights differ between two runs; empty where none does."""
+    """``weights of teachers.0``, the first whose weights differ between two runs, but for those that each run's seed
+    gives a teacher without; empty where none does.
+    """
     before, now = WeightsRecord(first).read(), WeightsRecord(second).read()
     shared = [key for key in before if key.startswith("teachers.") and key in now]
-    return next((f"weights of {key}" for key in shared if before[key].hash != now[key].hash), "")
+    others = [key for key in shared if before[key].hash != now[key].hash]
+    return next((f"weights of {key}" for key in others if {before[key].source, now[key].source} != {RANDOM}), "")
 
 
 def recorded_size(run: Run, modality: str) -> tuple[int, int] | None:

@@ -17,6 +17,9 @@ from .run import Run
 
 log = logging.getLogger(__name__)
 
+RANDOM = "random"
+"""The source of a teacher without weights: the run's seed gives it those that it has."""
+
 # Of the largest value.
 _TOLERANCE = 0.02
 
@@ -26,7 +29,7 @@ class InitialWeights:
     """The weights of one network at the start of a run.
 
     Attributes:
-        source: The file or run that they are from; None: those of a module.
+        source: The file or run that they are from; ``RANDOM``: none; None: those of a module.
         hash: Stands for their values.
         modules: Of a module that is handed over, stands for what it is built of; None: an older run recorded none.
         answer: Of a teacher that is handed over, a few values of what it returns of given images, which follow from its
@@ -87,15 +90,16 @@ class WeightsRecord:
             UsageError: A file of weights is another than it was, or a module is built of others.
         """
         before = self.read()
+        if begun and (unknown := [key for key in weights if key not in before]):
+            log.warning(
+                "%s does not record which weights it began with, so whether those of %s are still the same is not "
+                "checked",
+                self.folder,
+                unknown[0] if not before else " and ".join(unknown),
+            )
         for key, now in weights.items():
             if begun and key not in before:
-                log.warning(
-                    "%s does not record which weights it began with, so whether those of %s are still the same is not "
-                    "checked",
-                    self.folder,
-                    key,
-                )
-                break
+                continue
             there = before[key].modules if begun and key in before else None
             if there is not None and now.modules not in (None, there):
                 raise UsageError(
@@ -109,6 +113,13 @@ class WeightsRecord:
                     "did: hand it over with the same arguments, attributes and buffers, or choose another out=…"
                 )
             if key not in before or before[key].hash == now.hash:
+                continue
+            if now.source == RANDOM:
+                if begun:
+                    raise UsageError(
+                        f"{key} has no weights, and the seed gives it others here than those that {self.folder} began "
+                        "with: go on with the versions of libraries in its versions.json, or choose another out=…"
+                    )
                 continue
             if now.source is not None:
                 raise UsageError(
@@ -145,6 +156,13 @@ class WeightsRecord:
         key = f"teachers.{number}"
         if not self.is_teacher(number, module):
             before = self.read()[key]
+            if before.source == RANDOM:
+                raise UsageError(
+                    f"{key} had no weights in the training of {self.folder}, and the random ones that it had there "
+                    "cannot be had again from the seed here, so this is not its teacher: evaluate it with the training "
+                    f"data and versions of libraries of the run, name a network with {key}.weights=…, or leave the "
+                    "teachers out"
+                )
             raise UsageError(
                 f"the weights of {key} ({before.source}) changed since {self.folder} was trained, so this is not its "
                 f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers "

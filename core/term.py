@@ -70,11 +70,11 @@ class Term(nn.Module):
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
         self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
 
-    def chosen(self, count: int) -> Sequence[int]:
-        """Which of ``count`` teachers this step reads."""
+    def chosen(self, count: int, stage: str = "main") -> Sequence[int]:
+        """Which of ``count`` teachers this step of a stage reads; the initial stage is of all teachers together."""
         if not self.needs_teacher:
             return ()
-        if self.joint:
+        if self.joint or stage == "initial":
             return range(count)
         with self._rule_explained():
             numbers = self.rule.chosen(count)
@@ -92,6 +92,9 @@ class Term(nn.Module):
 
     def prepare(self, teachers: Sequence[Any]) -> None:
         """Show each objective its teacher's outputs of the training samples."""
+        if self.needs_teacher and not self.joint:
+            with self._rule_explained():
+                teachers = self.rule.outputs_for(self.objectives, teachers)
         for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
             shown = teachers if self.joint else teachers[number : number + 1]
             with self._explained("teachers", shown):

@@ -184,7 +184,8 @@ class Transfer(nn.Module):
         if not self.teacher_needs:
             return []
         count = len(self.teacher_names)
-        numbers = sorted({number for term in self.terms.values() for number in term.chosen(count)})
+        terms = [term for term in self.terms.values() if self.stage == "main" or term.in_stage(self.stage)]
+        numbers = sorted({number for term in terms for number in term.chosen(count, self.stage)})
         outputs = dict(zip(numbers, self.source.outputs(batch, numbers, self.teacher_needs), strict=True))
         return [outputs.get(number) for number in range(count)]
 

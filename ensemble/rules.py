@@ -4,7 +4,6 @@ a line ``ensemble.rule=NAME``.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import reduce
@@ -18,13 +17,14 @@ from torch.nn import functional as F
 
 from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
-from ..core.errors import UsageError, required
+from ..core.errors import UsageError
 from ..core.hashing import mix
 from ..core.loss_inputs import check_losses, check_two_outputs
 from ..core.loss_labels import batch_targets
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
+from .mean_teacher import MeanOutputs, logits_of, mean_logits, precise
 from .min_norm import gram_matrix, min_norm_weights
 
 TEACHER_AGGREGATIONS.register("sum")(Sum)
@@ -69,15 +69,14 @@ class Average(TeacherAggregation):
                 "ensemble.rule=average takes the mean of the teachers' probabilities, and what the objective reads of "
                 "it would be standardised again: set standardize=false, or rule=sum"
             )
-        temperature = float(getattr(first, "temperature", 1.0))
-        softened = torch.stack([_precise(logits) / temperature for logits in _logits(teachers)])
-        if first.per_class:
-            # The logit of the mean of the sigmoids.
-            mean = torch.logsumexp(F.logsigmoid(softened), 0) - torch.logsumexp(F.logsigmoid(-softened), 0)
-        else:
-            mean = torch.logsumexp(F.log_softmax(softened, dim=2), 0) - math.log(len(teachers))
+        mean = mean_logits(first, teachers)
         self.weights = torch.full((len(teachers),), 1 / len(teachers), device=mean.device)
-        return first(student, Representation(logits=temperature * mean), batch)
+        return first(student, Representation(logits=mean), batch)
+
+    def outputs_for(
+        self, objectives: Sequence[Objective], teachers: Sequence[TeacherOutputs]
+    ) -> Sequence[TeacherOutputs]:
+        return teachers if len(teachers) == 1 else [MeanOutputs(objectives[0], teachers)] * len(teachers)
 
 
 class Weighted(TeacherAggregation):
@@ -134,7 +133,7 @@ class Weighted(TeacherAggregation):
                 for objective, teacher in zip(objectives, teachers, strict=True)
             ]
         )
-        weights = self.weigh(_logits(teachers), batch).to(losses.dtype).detach()
+        weights = self.weigh(logits_of(teachers), batch).to(losses.dtype).detach()
         self.weights = weights.mean(1)
         return (weights * losses).sum(0).mean()
 
@@ -159,7 +158,7 @@ class Entropy(Weighted):
         return super().build(options, label, objective, settings)
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        logs = [F.log_softmax(_precise(values), dim=1) for values in logits]
+        logs = [F.log_softmax(precise(values), dim=1) for values in logits]
         # A class of probability 0, whose logit is −∞, adds nothing.
         entropies = torch.stack([-(log.exp() * log).masked_fill(log == -torch.inf, 0.0).sum(1) for log in logs])
         return F.softmax(-entropies, dim=0)
@@ -206,7 +205,7 @@ class Confidence(Weighted):
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "of ensemble.rule=confidence", logits[0])
-        wrong = torch.stack([F.cross_entropy(_precise(values), target, reduction="none") for values in logits])
+        wrong = torch.stack([F.cross_entropy(precise(values), target, reduction="none") for values in logits])
         # Infinite where a teacher's logit of the label is −∞: it is as wrong as can be, and counts nothing.
         finite = wrong.clamp(max=torch.finfo(wrong.dtype).max)
         return (1 - F.softmax(finite, dim=0)) / (len(logits) - 1)
@@ -323,12 +322,3 @@ class Random(TeacherAggregation, DeferredState):
 
 
 _DRAW = 0x7261
-
-
-def _logits(teachers: Sequence[Representation | None]) -> list[Tensor]:
-    return [required(teacher, "teacher").require_logits() for teacher in teachers]
-
-
-def _precise(logits: Tensor) -> Tensor:
-    """Logits in float32 at least: half precision would round the small probabilities away."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -25,7 +25,7 @@ from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
 from ..training.modality_scale import another_modality, check_trained_modality
 from ..training.moving_average import averaged
-from ..training.networks import build
+from ..training.networks import build, is_random
 from ..training.pixel_labels import answers_for_positions, pixel_labels
 
 BASELINES = ("random", "scratch", "teacher")
@@ -160,22 +160,40 @@ class EvaluatedNetworks:
 
     @cached_property
     def _teachers(self) -> list[Network]:
-        def classes(entry: NetworkConfig) -> int | None:
-            return self._labels.num_classes if entry.weights is None else None
-
-        teachers = [
-            build(entry, classes(entry), self._statistics(entry), names=self._names(entry), key=f"teachers.{number}")
-            for number, entry in enumerate(self.config.teachers)
-        ]
         own, record = self.own.teachers, WeightsRecord(self.run)
+        teachers = self._built(self.config.teachers)
         for number, (entry, teacher) in enumerate(zip(self.config.teachers, teachers, strict=True)):
             # One that the caller names in its place is another on purpose, or the same elsewhere.
-            if number < len(own) and own[number].weights == entry.weights:
+            same = number < len(own) and own[number].weights == entry.weights
+            if same and (entry.weights is not None or own[number].model == entry.model):
                 record.check_teacher(number, teacher.module)
             elif number >= len(own) or not record.is_teacher(number, teacher.module):
                 self.others.append(f"{number} {weights_hash(teacher.module)}")
             if number < len(own) and entry != own[number].model_copy(update={"weights": entry.weights}):
                 self.others.append(entry.model_dump_json())
+        return teachers
+
+    def _built(self, entries: Sequence[NetworkConfig]) -> list[Network]:
+        """Teachers in their order; those without weights as the training had them."""
+        # Read before the seed is set, as this may draw numbers too.
+        options: list[dict[str, Any]] = [
+            {
+                "classes": self._labels.num_classes if entry.weights is None else None,
+                "statistics": self._statistics(entry),
+                "names": self._names(entry),
+                "key": f"teachers.{number}",
+            }
+            for number, entry in enumerate(entries)
+        ]
+        if any(map(is_random, entries)):
+            # What a teacher draws follows from the seed and from the teachers that are built before it.
+            set_seed(self.own.seed)
+        teachers = [build(entry, **each) for entry, each in zip(entries, options, strict=True)]
+        own = self.own.teachers
+        for number, entry in enumerate(entries[: len(own)]):
+            before = [other.model for other in entries[:number]]
+            if is_random(entry) and before != [other.model for other in own[:number]]:
+                teachers[number] = self._built([*own[:number], entry])[number]
         return teachers
 
     @cached_property

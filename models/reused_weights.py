@@ -8,14 +8,24 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..core.value_scale import note_once
+
 
 def classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
-    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in
-    one order or either has no names.
+    """The places of the data's classes among a run's own; empty where they are other classes or two share a name and
+    cannot be told apart, None where both are in one order or either has no names.
     """
     if not own or not classes or [*own] == [*classes]:
         return None
-    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
+    if sorted(own) != sorted(classes):
+        return []
+    if twice := [name for name in classes if [*classes].count(name) > 1]:
+        note_once(
+            f"two classes are called {twice[0]}, so those of the student's weights cannot be matched by their names: "
+            "its classifier is new; rename them to reuse it"
+        )
+        return []
+    return [[*own].index(name) for name in classes]
 
 
 def reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:

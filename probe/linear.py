@@ -109,7 +109,7 @@ def linear_probes(
     """
     network, (train, test) = as_network(network), as_splits(train, test)
     warn_of_spatial(layers, spatial)
-    check_same_names(train.classes, test.classes)
+    check_same_names(getattr(train, "classes", None), getattr(test, "classes", None))
     for name, split in (("training", train), ("test", test)):
         if hasattr(split, "targets") and several_classes(split):
             raise UsageError(f"the {name} split {lacks_classes(split, 'a probe')}")
@@ -181,7 +181,7 @@ def fit_classifier(
             "one class: take a larger share"
         )
     classes = int(train_targets.max()) + 1
-    x, y = train.values[rows].to(device), train_targets[rows].to(device)
+    x, y = train.values[rows].to(device).float(), train_targets[rows].to(device)
     rate = None
     if protocol == "exact":
         chosen = _choose(x, y, classes, weight_decays, seed)

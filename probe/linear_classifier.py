@@ -69,7 +69,7 @@ class LinearClassifier:
     learning_rate: float | None
 
     def __call__(self, values: Tensor) -> Tensor:
-        return linear_logits((values.to(self.weight.device) - self.mean) * self.scale, self.weight)
+        return linear_logits((values.to(self.weight.device).float() - self.mean) * self.scale, self.weight)
 
     def measure(self, test: Features) -> ProbeResult:
         """Its accuracy on test samples; a class that it was not fitted to is wrong.

@@ -58,11 +58,11 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
         raise UsageError(f"temperature={temperature} is not positive: take 0.07, say")
     train_targets, test_targets = check_classes(train, test)
     classes, k = int(train_targets.max()) + 1, min(k, len(train_targets))
-    known, right = F.normalize(train.values, dim=1), []
+    known, right = F.normalize(_precise(train.values), dim=1), []
     for part, expected in zip(
         *(values.split(max(1, _CELLS // len(known))) for values in (test.values, test_targets)), strict=True
     ):
-        near = (F.normalize(part, dim=1) @ known.T).topk(k, dim=1)
+        near = (F.normalize(_precise(part), dim=1).to(known.dtype) @ known.T).topk(k, dim=1)
         # The nearest one's weight is 1: only ratios count, and exp(1/τ) would overflow for a small τ.
         weights = ((near.values - near.values[:, :1]) / temperature).exp()
         votes = torch.zeros(len(part), classes, dtype=weights.dtype).scatter_add_(
@@ -72,3 +72,8 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
     correct = torch.cat(right)
     hits = int(correct.sum())
     return KnnResult(100 * hits / len(correct), *wilson_interval(hits, len(correct)), k, correct)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Features in float32 at least, so that both sides multiply and near neighbours do not become equals."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

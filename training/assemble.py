@@ -43,7 +43,7 @@ from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .held_out import without_validation
 from .mixing import check_mixing, mixing_facts
-from .networks import Networks, build_networks, compare_scales, initial_weights
+from .networks import Networks, build_networks, compare_scales, initial_weights, random_teacher_notes
 from .output_checks import check_logits, check_output_lengths, embedding_notes
 from .pixel_labels import (
     LABELS,
@@ -118,7 +118,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if config.train.mixup or config.train.cutmix:
         check_mixing(transfer, config.train)
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
-    transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
+    transfer.remarks = [*random_teacher_notes(config), *unread_keys(config.train, epochs), *unread_teacher_keys(config)]
     transfer.remarks += unread_data_keys(config, data.split.modalities)
     transfer.remarks += [] if dense else split_notes(data.splits, networks.student)
     transfer.remarks += networks.order.notes if compares_classes(config) else []

@@ -13,10 +13,11 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.data import Split
 from ..core.errors import UsageError
 from ..core.preprocess import Preprocess
-from ..core.registry import OBJECTIVES, PYTHON_PREFIX, short_name
+from ..core.registry import MODELS, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.representation import Network
-from ..core.run_weights import InitialWeights
+from ..core.run_weights import RANDOM, InitialWeights
 from ..core.tapping import answer_tap
+from ..core.user_code import is_own
 from ..core.value_scale import ValueScale
 from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
 from ..models import recorded_answer
@@ -164,7 +165,7 @@ def compare_scales(
 def initial_weights(
     config: RunConfig, networks: Networks, batch: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, InitialWeights]:
-    """Those of the teachers and then the student that are from a file, published or a module's.
+    """Those of the teachers, and of the student where they are from a file, published or a module's.
 
     Args:
         config: Of the run.
@@ -181,12 +182,30 @@ def initial_weights(
 
     keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
     return {
-        key: InitialWeights.of(
+        key: InitialWeights.of(network.module, RANDOM)
+        if is_random(entry)
+        else InitialWeights.of(
             network.module, entry.weights, answer(network) if entry.weights is None and key != "student" else None
         )
         for key, entry, network in zip(keys, [*config.teachers, config.student], networks, strict=True)
-        if entry.weights is not None or entry.model.startswith(PYTHON_PREFIX)
+        if key != "student" or not is_random(entry)
     }
+
+
+def is_random(entry: NetworkConfig) -> bool:
+    """Whether a network has the weights that the seed gives it, and neither a file's nor a module's."""
+    return entry.weights is None and not entry.model.startswith(PYTHON_PREFIX)
+
+
+def random_teacher_notes(config: RunConfig) -> list[str]:
+    """A line for each teacher without weights: whoever forgot them would not see it otherwise."""
+    return [
+        f"teachers.{number} ({short_name(entry.model)}) has no weights and is random, as the seed initialises it"
+        f"{'' if is_own(MODELS[entry.model]) else ', unless its builder loads some'}: name those of a trained network "
+        f"with teachers.{number}.weights=RUN, FILE or pretrained, if it is to teach"
+        for number, entry in enumerate(config.teachers)
+        if is_random(entry)
+    ]
 
 
 def _of_data(

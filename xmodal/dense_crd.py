@@ -61,8 +61,8 @@ class DenseCRD(Objective):
         pairs: (student's map, teacher's map) places; their losses are added.
         pairing: ``"local_local"``, ``"local_global"`` or ``"both"``, their sum.
         embed_dim: D.
-        num_negatives: K, weight of an anchor's negatives; None is how many rows of another kind a batch has, of a
-            local_global one its other samples.
+        num_negatives: K, weight of an anchor's negatives; None is how many other rows a batch has, B · P − 1 of P
+            positions of a sample, whichever of them are negatives, of a local_global one its other samples.
         negatives_from: ``"other_sample"``; ``"other_position"``: the sample's own other positions too, in local_local;
             ``"other_class"``: of samples with another label.
         temperature: τ.

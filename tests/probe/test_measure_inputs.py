@@ -10,7 +10,7 @@ from contrastill.probe.cka import MinibatchCKA, linear_cka
 from contrastill.probe.class_correlation import class_correlation, correlation_difference
 from contrastill.probe.features import Features, features_of
 from contrastill.probe.few_shot import few_shot
-from contrastill.probe.linear import fit_probe
+from contrastill.probe.linear import fit_probe, linear_probe
 from contrastill.probe.logme import logme
 from contrastill.probe.neighbours import knn
 from contrastill.probe.retrieval import retrieval
@@ -126,6 +126,30 @@ def test_whole_numbers_are_features_as_floats_are():
     whole = (10 * X).long()
     assert knn(Features(whole, Y), Features(whole, Y)).top1 == knn(Features(whole.float(), Y), Features(whole, Y)).top1
     assert fit_probe(Features(X > 0, Y), Features(X > 0, Y), "embedding").num_test == 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("protocol", ["exact", "grid", "crd"])
+def test_features_of_any_precision_are_measured(dtype, protocol):
+    other = Features(X.to(dtype), Y)
+    same = Features(other.values.float(), Y)
+    for train, test in ((other, other), (same, other), (other, same)):
+        assert (
+            fit_probe(train, test, "it", protocol=protocol).top1 == fit_probe(same, same, "it", protocol=protocol).top1
+        )
+        assert few_shot(train, test, shots=(2,)) == few_shot(same, same, shots=(2,))
+    assert knn(same, other, k=3).top1 == knn(other, same, k=3).top1 == knn(same, same, k=3).top1
+
+
+class LabelledBatches:
+    """A loader that has epoch(k) and nothing else."""
+
+    def epoch(self, k, start=0):
+        yield {"rgb": torch.arange(96).view(8, 3, 2, 2).byte(), "index": torch.arange(8), "target": torch.arange(8) % 2}
+
+
+def test_a_loader_without_names_of_classes_is_probed():
+    assert linear_probe(network(), LabelledBatches(), LabelledBatches()).num_test == 8
 
 
 def test_a_layer_that_is_named_twice_counts_once():

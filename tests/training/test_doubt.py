@@ -13,6 +13,8 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
+from contrastill.core.term import Term
+from contrastill.ensemble.rules import Average
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
@@ -103,6 +105,26 @@ def test_losses_and_gradients_are_scaled(kind):
     # Of a start that finds more doubt nothing of the one before is left.
     scaled.prepare([Outputs(drawn(6, 5, scale=0.1))])
     assert scaled.note == "" and loss_and_gradient(scaled)[0].equal(loss_and_gradient(plain)[0])
+
+
+@pytest.mark.parametrize("kind", [KD, WTTM])
+def test_of_averaged_teachers_the_doubt_is_that_of_their_mean_in_any_order(kind):
+    known = [drawn(6, 5, seed=1, scale=10.0), drawn(6, 5, seed=4, scale=1.0)]
+    read = [Representation(logits=drawn(4, 5, seed=seed)) for seed in (2, 5)]
+    student = Representation(logits=drawn(4, 5, seed=3))
+    losses, notes, scales = [], [], []
+    for order in ([0, 1], [1, 0]):
+        term = Term([kind(full_doubt=0.9) for _ in order], rule=Average())
+        term.prepare([Outputs(known[number]) for number in order])
+        losses.append(term(student, [read[number] for number in order], {}).item())
+        notes.append(term.notes())
+        scales += [objective.scale for objective in term.objectives]
+    mean = torch.stack([(logits / 4).softmax(1) for logits in known]).mean(0)
+    scale = naive_doubt(4 * mean.log()) / 0.9
+    assert scales == pytest.approx([scale] * 4, rel=1e-6) and losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert notes[0] == notes[1] and notes[0].startswith(f"× {scale:.2g}, as the teacher's mean probability")
+    plain = Term([kind(), kind()], rule=Average())
+    assert losses[0] == pytest.approx(scale * plain(student, read, {}).item(), rel=1e-6)
 
 
 # In a run

@@ -15,10 +15,12 @@ from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
+from contrastill.ensemble.rules import Random
 from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.factor import Factor
 from contrastill.objectives.fsp import FSP
+from contrastill.objectives.kd import KD
 from contrastill.training.engine import fit
 from contrastill.training.schedule import learning_rate
 
@@ -266,3 +268,29 @@ def test_what_does_not_fit_is_refused():
         FSP.build(FSP.Options(), Setting(spec(), other, 32, None, 0))
     with pytest.raises(UsageError, match="compares 3 maps, and the student has 2"):
         FSP.build(FSP.Options(count=3), Setting(spec(), spec(), 32, None, 0))
+
+
+@pytest.mark.parametrize("kind", [Factor, AB, FSP])
+def test_one_teacher_a_step_is_drawn_after_the_initial_stage(kind):
+    torch.manual_seed(5)
+    setting = Setting(spec(), spec(), 32, None, 0)
+    objectives = kind.build_each(kind.Options(), [setting] * 2)
+    both = Transfer(
+        [network(7), network(8)],
+        network(1),
+        {
+            "cross_entropy": CrossEntropy(),
+            "it": Term(objectives, rule=Random(3)),
+            "kd": Term([KD(), KD()], rule=Random()),
+        },
+    )
+    batch = next(Batches().epoch(0))
+    both.enter("initial", batch)
+    output = both(batch)
+    assert both.terms["it"].rule.steps == both.terms["kd"].rule.steps == 0
+    student = both.student(batch, both.student_needs)
+    shown = [teacher(batch, both.teacher_needs) for teacher in both.teachers]
+    losses = [one.initial(student, teacher, batch) for one, teacher in zip(objectives, shown, strict=True)]
+    torch.testing.assert_close(output.loss, sum(losses))
+    both.enter("main", batch)
+    assert both(batch).loss.isfinite() and sum(one is not None for one in both.teacher_outputs(batch)) <= 2

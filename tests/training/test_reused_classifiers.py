@@ -62,6 +62,31 @@ def test_the_classifier_of_other_classes_is_left_out(run, tmp_path, caplog):
     torch.testing.assert_close(second.conv1.weight, first.conv1.weight, rtol=0, atol=1e-5)
 
 
+def test_classes_of_one_name_get_a_new_classifier_with_a_line(tmp_path, caplog):
+    own = build_network("resnet8", num_classes=3)
+    own.recipe = {**own.recipe, "classes": ("a", "b", "a")}
+    save_student(own, tmp_path / "s.safetensors")
+
+    def reused(classes):
+        return build_network("resnet8", num_classes=3, weights=tmp_path / "s.safetensors", new_classifier=True,
+            classes=classes)  # fmt: skip
+
+    torch.testing.assert_close(reused(("a", "b", "a")).module.fc.weight, own.module.fc.weight)
+    new = reused(("b", "a", "a"))
+    assert "two classes are called a, so those of the student's weights cannot be matched" in caplog.text
+    assert not any(torch.equal(row, other) for row in new.module.fc.weight for other in own.module.fc.weight)
+    torch.testing.assert_close(new.module.conv1.weight, own.module.conv1.weight)
+
+
+def test_a_class_map_by_a_name_of_two_classes_is_refused():
+    network = build_network("resnet8", num_classes=3)
+    network.recipe = {**network.recipe, "classes": ("a", "b", "a")}
+    with pytest.raises(UsageError, match="names its class a, and its classes 0 and 2 are both called so"):
+        apply_class_map(network, {"a": "cat"}, 2, ("cat", "b"), "the teacher")
+    apply_class_map(network, {0: "cat"}, 2, ("cat", "b"), "the teacher")
+    assert network.recipe["classes"] == ("cat", "b", "a")
+
+
 def test_a_module_whose_classes_are_in_another_order_is_refused(run, tmp_path):
     student = contrastill.load_student(run)
     with pytest.raises(UsageError, match="the student's logits are of the classes fox, elk, dog"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,12 +101,7 @@ class PlainState:
                 parts[name].register_buffer(key, value.to(device), persistent=False)
 
     def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
-        for name, part in self._parts():
-            if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
-                continue
-            for key, value in vars(part).items():
-                if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
-                    yield name, part, key, value
+        return plain_attributes(self._parts())
 
     def _buffers(self) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
         """The non-persistent ones; contrastill's parts write theirs anew at each start."""
@@ -127,6 +122,16 @@ class PlainState:
         if self._student is not None:
             for name, part in self._student.named_modules():
                 yield f"{_STUDENT}{name}", part
+
+
+def plain_attributes(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module, str, Any]]:
+    """Name, part, key and value of the numbers, tensors and lists that parts of a user's own hold in attributes."""
+    for name, part in parts:
+        if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
+            continue
+        for key, value in vars(part).items():
+            if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
+                yield name, part, key, value
 
 
 def _remembered(value: Any) -> Any:

@@ -35,7 +35,7 @@ from .checkpoint import (
     set_random_state,
 )
 from .compiled import compiled
-from .epoch_sums import EpochSums, warn_of_uncounted
+from .epoch_sums import EpochSums, refuse_columns, warn_of_uncounted
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
@@ -116,6 +116,7 @@ class _Training:
         progress: bool,
         validation: Loader | None,
     ) -> None:
+        refuse_columns(transfer.terms)
         self.transfer = transfer.to(accelerator.device).to(memory_format=torch.channels_last)
         self.train, self.test = train, test
         for name, loader in (("train", train), ("test", test)):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import TensorDataset
 
+import contrastill
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Objective
 from contrastill.core.representation import Network, Preprocess, Taps
@@ -199,6 +201,23 @@ def test_a_run_that_began_without_them_goes_on(options, tmp_path):
     trained(network(MaskToken), run=Run(tmp_path), epochs=1)
     assert load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1]).position.epoch == 1
     assert not math.isnan(float(trained(network(MaskToken), run=Run(tmp_path))["3.token"].sum()))
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_student_with_other_weights_in_eval_mode_is_loaded_and_averaged_as_it_was_measured(ema, tmp_path):
+    data = TensorDataset(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4)
+    module = network(Lora).module
+    with torch.no_grad():
+        module[3].lora_b.normal_(0, 2)
+    call = {"objectives": "cross_entropy", "epochs": 20, "batch_size": 4, "lr": 0.01, "quiet": True, "ema": ema}
+    result = contrastill.distill(None, module, (data, None), out=tmp_path / "run", **call)
+    images = data.tensors[0]
+    with torch.no_grad():
+        measured = result.student(images)
+        fresh = contrastill.load_student(result.out, module=network(Lora).module)
+        again = contrastill.Student.from_run(result.out, module=network(Lora).module.eval())
+        for answer in (fresh(images), again(images)):
+            torch.testing.assert_close(answer, measured, rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_train_them_too(ranks, tmp_path):

@@ -73,7 +73,7 @@ class Snapshot:
 
 
 def random_state() -> dict[str, Tensor]:
-    """States of the global generators in this process (dropout and the like): (1, n) bytes of torch's ``cpu`` and, where
+    """States of the global generators in this process (dropout and the like): (1, n) bytes of torch's ``cpu`` and, if
     there is one, of its ``cuda`` device, of Python's and of NumPy's.
     """
     states = {"cpu": torch.get_rng_state()}

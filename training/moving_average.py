@@ -92,11 +92,10 @@ class MovingAverage:
     def _copy_attributes(self, parts: Mapping[str, nn.Module]) -> None:
         for place, _, name, value in plain_attributes(self._student.named_modules()):
             if place in parts:
-                other = vars(parts[place]).get(name)
-                if other is not value and not isinstance(value, nn.Parameter):
-                    setattr(
-                        parts[place], name, value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
-                    )
+                # With its graph a tensor is what is kept of a pass, to be looked at.
+                if isinstance(value, Tensor) and value.requires_grad:
+                    continue
+                setattr(parts[place], name, value.detach().clone() if isinstance(value, Tensor) else deepcopy(value))
 
 
 def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:

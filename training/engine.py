@@ -36,6 +36,7 @@ from .checkpoint import (
 )
 from .compiled import compiled
 from .epoch_sums import EpochSums, refuse_columns, warn_of_uncounted
+from .memory_layout import channels_last
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
@@ -117,7 +118,7 @@ class _Training:
         validation: Loader | None,
     ) -> None:
         refuse_columns(transfer.terms)
-        self.transfer = transfer.to(accelerator.device).to(memory_format=torch.channels_last)
+        self.transfer = channels_last(transfer.to(accelerator.device))
         self.train, self.test = train, test
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):

@@ -51,7 +51,7 @@ class FirstStep:
         ]
         self._versions = [_version(value) for _, _, value in self._tensors]
         self._weights = {id(weight) for _, weight in self._trainable()}
-        self._leaves = [*_leaves(student.tensors()), *(weight for _, weight in self._trainable())]
+        self._leaves = [*graph_leaves(student.tensors()), *(weight for _, weight in self._trainable())]
         self._gradients = [_gradient(leaf) for leaf in self._leaves]
 
     def check(self, loss: Tensor) -> None:
@@ -109,7 +109,7 @@ def _gradient(leaf: Tensor) -> tuple[int, int] | None:
     return None if leaf.grad is None else (id(leaf.grad), _version(leaf.grad))
 
 
-def _leaves(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+def graph_leaves(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
     """The weights that outputs were computed from, by their graph."""
     outputs = [value for value in outputs if value.requires_grad]
     yield from (value for value in outputs if value.is_leaf)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 _LEFT_OUT = frozenset({*vars(nn.Module()), *vars(Objective()), "in_transfer"})
 """Attributes of every objective, which it writes anew in each pass or the training sets."""
 _TUPLE, _DICT = "tuple:", "dict:"
-_STUDENT = "student:"
+_STUDENT, _ATTRIBUTE = "student:", "attribute:"
+_LARGEST = 2**24
+"""Bytes of a tensor in an attribute that a checkpoint has; a larger one is mostly what was kept to be looked at."""
 _OTHERS = (Tensor, np.ndarray, np.generic, set, deque)
 """What may be collected too, and JSON does not hold."""
 
@@ -55,8 +57,10 @@ class PlainState:
                 continue
             if _is_plain(value):
                 state.setdefault(name, {})[key] = _to_json(value)
-            elif isinstance(value, _OTHERS) and not (name.startswith(_STUDENT) and isinstance(value, Tensor)):
-                # Tensors of a student are mostly what it keeps of each pass for others to look at.
+            elif isinstance(value, Tensor) and (_is_saved(value) or name.startswith(_STUDENT) and value.requires_grad):
+                # With its graph a tensor of a student is what it keeps of each pass for others to look at.
+                continue
+            else:
                 lost.append(f"{key} of {type(part).__name__}")
         if lost and not self._warned:
             self._warned = True
@@ -71,10 +75,15 @@ class PlainState:
         return state
 
     def changed_buffers(self) -> dict[str, Tensor]:
-        """For a checkpoint: the non-persistent buffers that were written or replaced, by part and name; those that
-        became None are among :meth:`changed`.
+        """For a checkpoint: the non-persistent buffers and the tensors in attributes that were written or replaced, by
+        part and name; buffers that became None are among :meth:`changed`.
         """
-        return {
+        tensors = {
+            f"{_ATTRIBUTE}{name}.{key}": value
+            for name, _, key, value in self._attributes()
+            if isinstance(value, Tensor) and _is_saved(value) and self._is_changed(name, key, value)
+        }
+        return tensors | {
             f"{name}.{key}": value
             for name, _, key, value in self._buffers()
             if value is not None and self._is_changed(name, key, value)
@@ -90,8 +99,13 @@ class PlainState:
             for key, value in values.items() if name in parts else ():
                 setattr(parts[name], key, _from_json(value))
         for place, value in buffers.items():
-            name, _, key = place.rpartition(".")
+            name, _, key = place.removeprefix(_ATTRIBUTE).rpartition(".")
             if name not in parts:
+                continue
+            if place.startswith(_ATTRIBUTE):
+                own = vars(parts[name]).get(key)
+                like = own if isinstance(own, Tensor) else None
+                setattr(parts[name], key, value.to(_device(like, *parts[name].parameters(), *self._parameters())))
                 continue
             own = parts[name]._buffers.get(key)
             if own is not None and own.shape == value.shape and own.dtype == value.dtype:
@@ -101,12 +115,7 @@ class PlainState:
                 parts[name].register_buffer(key, value.to(device), persistent=False)
 
     def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
-        for name, part in self._parts():
-            if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
-                continue
-            for key, value in vars(part).items():
-                if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
-                    yield name, part, key, value
+        return plain_attributes(self._parts())
 
     def _buffers(self) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
         """The non-persistent ones; contrastill's parts write theirs anew at each start."""
@@ -129,6 +138,16 @@ class PlainState:
                 yield f"{_STUDENT}{name}", part
 
 
+def plain_attributes(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module, str, Any]]:
+    """Name, part, key and value of the numbers, tensors and lists that parts of a user's own hold in attributes."""
+    for name, part in parts:
+        if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
+            continue
+        for key, value in vars(part).items():
+            if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
+                yield name, part, key, value
+
+
 def _remembered(value: Any) -> Any:
     """What tells later whether a value changed: of a tensor, which may be large, itself and how often it was written
     to.
@@ -136,6 +155,12 @@ def _remembered(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_inference():
         return value, 0  # never written to outside inference mode, and torch counts nothing
     return (value, value._version) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _is_saved(value: Tensor) -> bool:
+    """Whether a checkpoint has a tensor that is an attribute."""
+    plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
+    return plain and not value.requires_grad and value.nbytes <= _LARGEST
 
 
 def _device(*tensors: Tensor | None) -> torch.device:

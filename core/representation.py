@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .arguments import checked
 from .errors import UsageError, required, unknown_name
 from .input_values import as_batch, missing_modality
+from .memory_order import MemoryOrder
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_map
@@ -163,6 +164,7 @@ class Network(nn.Module):
         self._frozen = self._first_batch_stands = False
         self.frozen_modules: tuple[str, ...] = ()
         self.precision: torch.dtype | None = None
+        self.order = MemoryOrder()
 
     def __call__(self, batch: Mapping[str, Tensor] | Tensor, needs: Collection[str] | None = None) -> Representation:
         batch = as_batch(batch, self.modality, self._name)
@@ -192,10 +194,9 @@ class Network(nn.Module):
             raise missing_modality(batch, self.modality, self._name)
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                once = self.training or self._first_batch_stands
-                images = self.preprocess(batch[self.modality], once=once, like=self.module)
-                output = tapped.run(images)
+            once = self.training or self._first_batch_stands
+            images = self.order.of(self.preprocess(batch[self.modality], once=once, like=self.module))
+            tapped, output = self.order.run(self.module, self.taps.names(asked), self._name, images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)
 

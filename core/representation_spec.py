@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .logit_kind import are_probabilities, ends_in_sigmoid
+from .modes import modes_of, restore_modes
 from .representation import Network
 from .user_code import explained, origin
 
@@ -40,14 +41,13 @@ class RepresentationSpec:
 @contextmanager
 def evaluating(network: Network) -> Iterator[None]:
     """Eval mode without gradients; neither a module's training flag nor torch's generators are other afterwards."""
-    flags = [(module, module.training) for module in network.modules()]
+    modes = modes_of(network)
     try:
         with torch.no_grad(), torch.random.fork_rng():
             network.eval()
             yield
     finally:
-        for module, training in flags:
-            module.training = training
+        restore_modes(modes)
 
 
 def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpec:

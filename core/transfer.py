@@ -8,14 +8,13 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .arguments import checked
 from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
 from .first_step import check_trains
-from .learnable import check_extra_state, check_learning, check_weights
+from .learnable import check_extra_state, check_weights
 from .objective import Objective
 from .predicted_quantity import note_quantity
 from .registry import short_name
@@ -23,6 +22,7 @@ from .representation import Network, Representation
 from .teachers.live import LiveTeachers
 from .teachers.source import TeacherSource
 from .term import Term
+from .unread import reading
 
 
 @dataclass
@@ -125,6 +125,9 @@ class Transfer(nn.Module):
         self.remarks: list[str] = []  # also shown where no progress is
         self.details: list[str] = []
         self._unread: list[nn.Parameter] = []
+        self.unread_names: list[str] = []
+        self.missed_in_eval: list[nn.Parameter] = []
+        self.all_always_read = True
         self._idle: list[nn.Parameter] = []
         self._set_stage("main")
         self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
@@ -154,7 +157,7 @@ class Transfer(nn.Module):
         )
 
     def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
-        """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`), as
+        """Begin a stage: its terms alone make the loss, and what they never read is frozen (:meth:`freeze_unread`), as
         are the other terms.
 
         Args:
@@ -267,10 +270,12 @@ class Transfer(nn.Module):
         return f"{name} has {tuple(state[name].shape)} values there and {tuple(own[name].shape)} here" if name else ""
 
     def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:
-        """Freeze the student's parameters that no objective reads, such as a classifier that only CRD trains beside.
+        """Freeze the student's parameters that no objective ever reads, such as a classifier that only CRD trains
+        beside.
 
-        DDP waits for the gradient of every parameter that asks for one. Neither BatchNorm's statistics nor torch's
-        generators move.
+        Those that have merely no part in this batch, as a mask token in eval mode or an expert, stay as they are, and
+        ``all_always_read`` is False where a process must not wait for a gradient of each.
+        Neither BatchNorm's statistics nor torch's generators move.
 
         Args:
             batch: A batch of any size, as ``forward`` takes it.
@@ -281,29 +286,20 @@ class Transfer(nn.Module):
         Raises:
             UsageError: Nothing that an objective reads depends on a parameter that trains.
         """
-        parameters = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]
-        unread = parameters
+        named = {name: p for name, p in self.student.module.named_parameters() if p.requires_grad}
+        idle = [True] * len(named)
+        self.missed_in_eval, self.all_always_read = [], True
         if self.student_needs:
-            training = self.student.training
-            with torch.random.fork_rng(), torch.enable_grad():
-                outputs = self.student.eval()(batch, self.student_needs)
-            self.student.train(training)
             reads = {
                 name: term.student_needs(self.stage) for name, term in self.terms.items() if term.in_stage(self.stage)
             }
-            check_learning(self.student, outputs, reads)
-            read = [value for value in outputs.tensors() if value.requires_grad]
-            gradients = torch.autograd.grad(
-                [value.sum() for value in read], [p for _, p in parameters], allow_unused=True
-            )
-            unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
-            if len(unread) == len(parameters):
-                raise UsageError(
-                    f"no gradient comes from what the student returns ({', '.join(sorted(self.student_needs))}) "
-                    "to any of its parameters, as through quantised layers: "
-                    "hand over the network before it was quantised or detached"
-                )
-        self._unread = [parameter for _, parameter in unread]
+            look = reading(self.student, [*named.values()], batch, reads)
+            idle, self.all_always_read = look.idle, look.always
+            each = zip(named.values(), look.missed, idle, strict=True)
+            self.missed_in_eval = [parameter for parameter, missed, never in each if missed and not never]
+        self._unread = [parameter for parameter, never in zip(named.values(), idle, strict=True) if never]
         for parameter in self._unread:
             parameter.requires_grad_(False)
-        return [name for name, _ in unread]
+        names = [name for name, never in zip(named, idle, strict=True) if never]
+        self.unread_names = names if self.student_needs else []
+        return names

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..core.arguments import checked
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
@@ -18,6 +16,7 @@ from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import CacheStore
 from ..core.torch_settings import own_settings
 from ..training.assemble import assemble
+from ..training.memory_layout import channels_last
 from ..training.processes import parting
 from .messages import printer, progress_bar
 from .train import ConfigLike, Overrides, overrides_as_text, resolve_config
@@ -115,7 +114,7 @@ def cache_teachers(
     main, device = assembly.accelerator.is_main_process, assembly.accelerator.device
     # As in a training, so that the numbers are the same.
     for teacher in assembly.transfer.teachers:
-        teacher.to(device).to(memory_format=torch.channels_last)
+        channels_last(teacher.to(device))
     result, shown = _planned(resolved, cached, cached.store), progress and main
     if not dry_run:
         printer(shown)(str(result))

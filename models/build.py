@@ -330,7 +330,8 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
     """Load a student's weights into its module, and set its preprocessing, taps and class names; in eval
     mode.
     """
-    load_weights(module, path, name=recipe["model"])
+    # Files hold the weights of training mode; a part may have others in eval mode, as low-rank ones that are added.
+    load_weights(module.train(), path, name=recipe["model"])
     names = recipe.get("classes")
     parts = {
         "preprocess": recipe_preprocess(recipe),

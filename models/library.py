@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError, nearest
+from ..core.modes import modes_of, restore_modes
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Trace:
                 self._run(module, torch.zeros(TRACED, *shape))
 
     def _run(self, module: nn.Module, images: Tensor) -> None:
-        flags = [(inner, inner.training) for inner in module.modules()]
+        modes = modes_of(module)
         handles = []
         for name, inner in module.named_modules():
             if name:
@@ -189,8 +190,7 @@ class Trace:
         finally:
             for handle in handles:
                 handle.remove()
-            for inner, training in flags:
-                inner.training = training
+            restore_modes(modes)
 
     def _enter(self, name: str, args: tuple) -> None:
         seen = self.seen.setdefault(name, _Seen())

@@ -48,6 +48,16 @@ def is_term(key: str) -> bool:
     return "/" not in key and key not in _OTHERS and measure_name(key) is None
 
 
+def names_column(label: str) -> bool:
+    """Whether a term with this label would have the name of another column of metrics.jsonl.
+
+    Example:
+        >>> names_column("loss"), names_column("validation_kd"), names_column("kd")
+        (True, True, False)
+    """
+    return label in (*_OTHERS, *METRICS, *ERRORS) or label.startswith((_VALIDATION, "samples of "))
+
+
 def headline(row: Mapping[str, Any]) -> str | None:
     """The key of the measure by which the network of a row of metrics.jsonl is judged; None where nothing was
     measured.

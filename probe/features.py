@@ -20,6 +20,7 @@ from ..core.distributed import all_gather_ragged, world_size
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.fingerprint import network_fingerprint, tensors_hash
 from ..core.loss_labels import whole_numbers
+from ..core.modes import modes_of, restore_modes
 from ..core.representation import Network
 from ..core.teachers.same_outputs import near
 from ..core.tensor_values import check_readable
@@ -62,13 +63,12 @@ def copied(network: Network, *, trainable: bool) -> Network:
 @contextmanager
 def frozen(network: Network) -> Iterator[Network]:
     """The network in eval mode without gradients: BatchNorm's statistics do not move; training flags are put back."""
-    flags = [(module, module.training) for module in network.modules()]
+    modes = modes_of(network)
     try:
         with torch.no_grad():
             yield network.eval()
     finally:
-        for module, training in flags:
-            module.training = training
+        restore_modes(modes)
 
 
 @checked

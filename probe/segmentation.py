@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UsageError, unknown_name
+from ..core.modes import modes_of, restore_modes
 from ..core.representation import Network
 from ..core.representation_spec import describe
 from ..models.decoders import HEADS, Head
@@ -70,10 +71,9 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Label maps (B, 1, height, width) int64 in 1…C, in eval mode; the training flags are put back."""
-        flags = [(module, module.training) for module in self.modules()]
+        modes = modes_of(self)
         predictions = self.eval()(batch, size).argmax(1, keepdim=True) + 1
-        for module, training in flags:
-            module.training = training
+        restore_modes(modes)
         return predictions
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _BUFFERS = "buffers"
 """File of what no ``state_dict`` has."""
+_PYTHON, _NUMPY, _MERSENNE = "python", "numpy", "MT19937"
 
 
 @dataclass
@@ -53,7 +57,7 @@ class Snapshot:
         model: Student, objective heads, banks and their generators.
         optimizer: ``optimizer.state_dict()``.
         running: Sums of the epoch under way, for its row in metrics.jsonl.
-        random: torch's generator states, see :func:`all_random_states`.
+        random: Generator states, see :func:`all_random_states`.
         scaler: Gradient scaler's state, for fp16.
         plain, buffers: Of :class:`~contrastill.core.plain_state.PlainState`: attributes, and non-persistent buffers.
     """
@@ -69,13 +73,23 @@ class Snapshot:
 
 
 def random_state() -> dict[str, Tensor]:
-    """States of torch's global generators in this process (dropout and the like): (1, n) bytes of ``cpu`` and, where
-    there is one, of its ``cuda`` device.
+    """States of the global generators in this process (dropout and the like): (1, n) bytes of torch's ``cpu`` and, if
+    there is one, of its ``cuda`` device, of Python's and of NumPy's.
     """
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
+    _, words, spare = random.getstate()
+    states[_PYTHON] = _bytes_of([*words, math.nan if spare is None else spare])
+    kind, keys, *rest = np.random.get_state()
+    if kind == _MERSENNE:
+        states[_NUMPY] = _bytes_of([*keys.tolist(), *rest])
     return {name: state[None] for name, state in states.items()}
+
+
+def _bytes_of(numbers: Sequence[float]) -> Tensor:
+    """(n,) bytes of numbers that a float64 holds exactly, as it does 32 bits."""
+    return torch.tensor(numbers, dtype=torch.float64).view(torch.uint8)
 
 
 def all_random_states(device: torch.device) -> dict[str, Tensor]:
@@ -95,6 +109,14 @@ def set_random_state(states: dict[str, Tensor]) -> None:
     torch.set_rng_state(own["cpu"])
     if "cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["cuda"])
+    # Checkpoints of older versions have neither.
+    if _PYTHON in own:
+        *words, spare = own[_PYTHON].view(torch.float64).tolist()
+        version, *_ = random.getstate()
+        random.setstate((version, tuple(map(int, words)), None if math.isnan(spare) else spare))
+    if _NUMPY in own:
+        *words, place, has_spare, spare = own[_NUMPY].view(torch.float64).tolist()
+        np.random.set_state((_MERSENNE, np.array(words, dtype=np.uint32), int(place), int(has_spare), spare))
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:

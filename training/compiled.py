@@ -71,7 +71,7 @@ def _forward(
             network.module, network.taps.names(asked), "logits" in asked and network.taps.logits is None
         )
     with torch.set_grad_enabled(torch.is_grad_enabled() and not network._frozen):
-        images = network.preprocess(batch[network.modality], once=True, like=network.module)
+        images = network.order.of(network.preprocess(batch[network.modality], once=True, like=network.module))
         output, tapped = functions[asked](images)
         return network.read(asked, output, tapped, images, required=needs is not None)
 

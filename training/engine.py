@@ -36,11 +36,14 @@ from .checkpoint import (
     set_random_state,
 )
 from .compiled import compiled
-from .epoch_sums import EpochSums, warn_of_uncounted
+from .epoch_sums import EpochSums, refuse_columns, warn_of_uncounted
+from .memory_layout import channels_last
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
+from .optimizer_state import with_all_parameters
 from .preemption import StopRequest
+from .processes import share_trained_alone, some_without_gradient
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
@@ -117,7 +120,8 @@ class _Training:
         progress: bool,
         validation: Loader | None,
     ) -> None:
-        self.transfer = transfer.to(accelerator.device).to(memory_format=torch.channels_last)
+        refuse_columns(transfer.terms)
+        self.transfer = channels_last(transfer.to(accelerator.device))
         self.train, self.test = train, test
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):
@@ -138,15 +142,7 @@ class _Training:
         self.average = None if config.ema is None else MovingAverage(transfer.student, config.ema)
         transfer.prepare(train)
         self.plain = PlainState(transfer.terms, transfer.student)  # type: ignore[arg-type]
-        # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
-        # broadcast rank 0's.
-        ignored = [
-            name
-            for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()]
-            if name.startswith("teachers.")
-        ]
-        ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
-        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)
+        share_trained_alone(transfer)
         self.position = Position()
         self.model: nn.Module | None = None
         self.sums = EpochSums(accelerator)
@@ -186,7 +182,10 @@ class _Training:
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
-        self.model, self.optimizer = self.accelerator.prepare(self.transfer, new_optimizer(self.transfer, self.config))
+        with some_without_gradient(self.accelerator, some=not self.transfer.all_always_read):
+            self.model, self.optimizer = self.accelerator.prepare(
+                self.transfer, new_optimizer(self.transfer, self.config)
+            )
 
     def fit(self) -> FitResult:
         history = self._resume()
@@ -233,9 +232,8 @@ class _Training:
             "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1),
         }
         last = epoch + 1 == self.epochs
-        if stage == "initial":
-            row["stage"] = stage
-        elif last or (epoch + 1) % self.config.evaluate_every == 0:
+        row |= {"stage": stage} if stage == "initial" else {}
+        if stage != "initial" and (last or (epoch + 1) % self.config.evaluate_every == 0):
             share_buffers(self.evaluated)
             if self.test is not None:
                 row |= evaluate(self.evaluated, self.test, self.accelerator)
@@ -330,7 +328,9 @@ class _Training:
                 run.rewind(0)
             return []
         self.transfer.load_trained_state(without_average(snapshot.model))
-        self.optimizer.load_state_dict(snapshot.optimizer)
+        self.optimizer.load_state_dict(
+            with_all_parameters(snapshot.optimizer, self.optimizer, self.transfer.missed_in_eval)
+        )
         match_memory(self.optimizer)
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)

@@ -7,9 +7,10 @@ from copy import deepcopy
 from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import ContrastillError
+from ..core.plain_state import plain_attributes
 from ..core.representation import Network
 
 _PREFIX = "ema."
@@ -18,7 +19,8 @@ _PREFIX = "ema."
 class MovingAverage:
     """An exponential moving average of a student's weights and of its BatchNorm statistics.
 
-    Buffers with ``persistent=False``, which may be masks of infinite values, are the student's latest.
+    Buffers with ``persistent=False``, which may be masks of infinite values, are the student's latest, and so are plain
+    attributes that its own parts keep, as counters, but for their mode.
 
     After step t, from 0, it is d · average + (1 − d) · student with d = min(decay, (1 + t) / (10 + t)): what
     training begins with is forgotten within the first steps, also of a short one.
@@ -35,6 +37,11 @@ class MovingAverage:
         self.network = deepcopy(student).freeze()
         self._student, self._decay = student, decay
         self._own = dict(_tensors(self.network, self.network.state_dict()))
+        # A part may have changed its weights on the way to eval mode, as one that adds low-rank ones then.
+        with torch.no_grad():
+            for name, value in _tensors(student, self._own):
+                self._own[name].copy_(value)
+        self._copy_others()
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -42,7 +49,7 @@ class MovingAverage:
         decay = min(self._decay, (1 + step) / (10 + step))
         # Read anew at each step: to share a model out over processes gives its parameters other memory.
         weights = dict(_tensors(self._student, self._own))
-        floats = [name for name, value in self._own.items() if value.is_floating_point()]
+        floats = [name for name, value in self._own.items() if value.is_floating_point() or value.is_complex()]
         torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in self._own.keys() - set(floats):
             self._own[name].copy_(weights[name])
@@ -68,8 +75,9 @@ class MovingAverage:
 
     @torch.no_grad()
     def _copy_others(self) -> None:
-        """The student's tensors that its ``state_dict`` leaves out."""
+        """What the student's ``state_dict`` leaves out: non-persistent buffers, attributes of a user's own parts."""
         parts = dict(self.network.named_modules())
+        self._copy_attributes(parts)
         for place, other in self._student.named_modules():
             if place not in parts:
                 continue
@@ -80,6 +88,14 @@ class MovingAverage:
                     before.copy_(value)
                 else:
                     own._buffers[name] = None if value is None else value.clone()
+
+    def _copy_attributes(self, parts: Mapping[str, nn.Module]) -> None:
+        for place, _, name, value in plain_attributes(self._student.named_modules()):
+            if place in parts:
+                # With its graph a tensor is what is kept of a pass, to be looked at.
+                if isinstance(value, Tensor) and value.requires_grad:
+                    continue
+                setattr(parts[place], name, value.detach().clone() if isinstance(value, Tensor) else deepcopy(value))
 
 
 def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState, is_initialized
-from accelerate.utils import GradientAccumulationPlugin
-from torch import distributed
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from torch import distributed, nn
 
 from ..core.errors import ContrastillError
+from ..core.transfer import Transfer
 
 # What the backends say is a plain RuntimeError in places.
 _BACKENDS = ("gloo", "nccl", "processgroup", "connection closed by peer", "connection reset")
@@ -89,3 +91,30 @@ def accelerator_of(precision: str = "fp32", **options: Any) -> Accelerator:
     if accelerator.use_distributed:
         atexit.register(accelerator.state.destroy_process_group)
     return accelerator
+
+
+@contextmanager
+def some_without_gradient(accelerator: Accelerator, *, some: bool) -> Iterator[None]:
+    """Within it a model is prepared so that its processes wait for no parameter without a gradient.
+
+    Args:
+        accelerator: As before afterwards.
+        some: Whether there may be such parameters; to look for them takes time in each step.
+    """
+    before = accelerator.ddp_handler
+    if some:
+        accelerator.ddp_handler = replace(before or DistributedDataParallelKwargs(), find_unused_parameters=True)
+    try:
+        yield
+    finally:
+        accelerator.ddp_handler = before
+
+
+def share_trained_alone(transfer: Transfer) -> None:
+    """Let processes exchange nothing of teachers, which never change, nor of objectives' buffers (banks), which these
+    keep equal on every rank: DDP must not broadcast rank 0's.
+    """
+    tensors = [*transfer.named_parameters(), *transfer.named_buffers()]
+    ignored = [name for name, _ in tensors if name.startswith("teachers.")]
+    ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)

@@ -17,6 +17,9 @@ from ..core.transfer import Transfer
 from ..plots.metric_names import METRICS, headline
 from .optimizer import rate_notes
 
+_SHOWN = 4
+"""Parameters that a line names."""
+
 
 class _SamplesPerSecond(ProgressColumn):
     """Throughput over the last steps."""
@@ -103,5 +106,16 @@ def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs:
     batches = "" if config.batch_size == usual else f"batches of {config.batch_size}, "
     rate = f"{config.optimizer}, {batches}learning rate {config.lr:g}, {config.schedule}"
     rate += "" if config.ema is None else f", weights averaged with decay {config.ema:g}"
-    remarks = "".join(f"\n{remark}" for remark in (*transfer.remarks, *transfer.details, *rate_notes(transfer, config)))
+    notes = (*transfer.remarks, *transfer.details, *rate_notes(transfer, config), *_unread_note(transfer))
+    remarks = "".join(f"\n{note}" for note in notes)
     return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"
+
+
+def _unread_note(transfer: Transfer) -> list[str]:
+    """A line about the student's parameters that do not train, as no objective reads them."""
+    if not (names := transfer.unread_names):
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [
+        f"not trained: {', '.join(names[:_SHOWN])}{more} of the student, as no objective reads what depends on them"
+    ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..modes import modes_of, restore_modes
 from ..representation import Network, Representation
 from .same_outputs import precision_of, same_outputs
 from .source import TeacherSource
@@ -168,7 +169,7 @@ def unrepeatable_student_notes(student: Network, batch: Mapping[str, Tensor], ne
     """Lines about a student that in eval mode gives other outputs of samples when it is asked again, or of fewer."""
     if not needs:
         return []
-    flags = [(module, module.training) for module in student.modules()]
+    modes = modes_of(student)
     count = len(next(iter(batch.values())))
 
     def ask(size: int) -> list[Representation]:
@@ -181,8 +182,7 @@ def unrepeatable_student_notes(student: Network, batch: Mapping[str, Tensor], ne
             mixing = depend_on_batch([student], ask, count, precisions)
             in_train_mode = train_mode_notes("the student", student)
     finally:
-        for module, training in flags:
-            module.training = training
+        restore_modes(modes)
     if in_train_mode and (moved or mixing):
         return in_train_mode
     if moved:

@@ -10,6 +10,7 @@ from torch import nn
 
 from contrastill.core.aggregation import TeacherAggregation
 from contrastill.core.config.schema import TrainConfig
+from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective
 from contrastill.core.registry import TEACHER_AGGREGATIONS
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
@@ -142,3 +143,10 @@ def test_processes_that_log_different_things_add_up_to_one(ranks, tmp_path):
     for rank in range(2):
         means = json.loads((tmp_path / f"{rank}.json").read_text())
         assert means == {"loss": 28 / 12, "a": 26 / 10, "b": 36 / 6, "c": 16 / 4}
+
+
+@pytest.mark.parametrize("label", ["loss", "lr", "step", "epoch", "seconds", "top1", "miou", "validation_kd", "stage"])
+def test_a_term_that_is_called_as_a_column_is_refused(label):
+    transfer = Transfer([network()], network(), {label: Logging()})
+    with pytest.raises(UsageError, match=f"objective {label} is called as another column .*objectives.my_{label}.name"):
+        fit(transfer, Batches(), None, TrainConfig(epochs=1, batch_size=BATCH), progress=False)

@@ -220,6 +220,11 @@ def test_a_compiled_network_gives_no_gradient_to_what_is_not_read(without_code):
     plain, other = _transfer(logits=False), _transfer(logits=False)
     batch = next(Batches().epoch(0))
     with compiled(other):
+        other(batch).loss.backward()
+        assert {name for name, p in other.student.module.named_parameters() if p.grad is None} == {
+            "fc.weight",
+            "fc.bias",
+        }
         assert other.freeze_unread(batch) == plain.freeze_unread(batch) == ["fc.weight", "fc.bias"]
 
 

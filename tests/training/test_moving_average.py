@@ -75,3 +75,35 @@ def test_buffers_of_no_state_dict_are_the_latest():
     other.network.module.mask.zero_()
     other.load(average.state())
     assert torch.equal(other.network.module.mask, module.mask)
+
+
+class Fading(nn.Module):
+    """Counts in an attribute, keeps a tensor in another, and has complex weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.alpha, self.mean = 0.0, torch.zeros(3)
+        self.phases = nn.Parameter(torch.ones(3, 1, 1, dtype=torch.complex64))
+
+    def forward(self, x):
+        if self.training:
+            self.alpha, self.mean = self.alpha + 0.5, x.detach().mean((0, 2, 3))
+        return self.alpha * (x * self.phases).real
+
+
+def test_complex_weights_are_averaged_and_attributes_are_the_latest():
+    module = nn.Sequential(Fading(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    network = Network(module, taps=Taps("input:3"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+    average = MovingAverage(network, 0.9)
+    network(torch.rand(4, 3, 8, 8))
+    with torch.no_grad():
+        module[0].phases.add_(1j)
+    average.update(100)
+    own = average.network.module[0]
+    torch.testing.assert_close(own.phases.detach(), torch.full((3, 1, 1), 1 + 0.1j))
+    assert own.alpha == 0.5 and torch.equal(own.mean, module[0].mean) and own.mean is not module[0].mean
+    assert not own.training and module[0].training
+    other = MovingAverage(network, 0.9)
+    module[0].alpha = 2.0
+    other.load(average.state())
+    assert other.network.module[0].alpha == 2.0

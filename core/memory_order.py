@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from .tapping import Tapping
@@ -24,7 +22,7 @@ class MemoryOrder:
         """The images (B, C, H, W) in this order."""
         return images.contiguous() if self.contiguous else images
 
-    def run(self, module: nn.Module, taps: Sequence[str], name: str, images: Tensor) -> tuple[Tapping, object]:
+    def run(self, module: nn.Module, taps: list[str], name: str, images: Tensor) -> tuple[Tapping, object]:
         """What the taps of a module gave, and what it returned.
 
         Args:

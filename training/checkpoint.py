@@ -81,7 +81,8 @@ def random_state() -> dict[str, Tensor]:
         states["cuda"] = torch.cuda.get_rng_state()
     _, words, spare = random.getstate()
     states[_PYTHON] = _bytes_of([*words, math.nan if spare is None else spare])
-    kind, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
     if kind == _MERSENNE:
         states[_NUMPY] = _bytes_of([*keys.tolist(), *rest])
     return {name: state[None] for name, state in states.items()}

@@ -297,9 +297,7 @@ def _own_place(own: Sequence[str | None], key: str | int, who: str) -> int | Non
         UsageError: A number is the name of another class than that of its place.
     """
     if isinstance(key, str) and own.count(key) > 1:
-        raise UsageError(
-            f"class_map of {who} names its class {key}, and it has {own.count(key)} called so: give [PLACE,…]"
-        )
+        raise UsageError(f"class_map of {who}: several of its classes are called {key}: write a list of places instead")
     named = own.index(str(key)) if str(key) in own else None
     numbers = isinstance(key, str) and any(str(name).isdecimal() for name in own)
     place = int(key) if str(key).isdecimal() and int(key) < len(own) and not numbers else None

@@ -297,11 +297,7 @@ def _own_place(own: Sequence[str | None], key: str | int, who: str) -> int | Non
         UsageError: A number is the name of another class than that of its place.
     """
     if isinstance(key, str) and own.count(key) > 1:
-        places = " and ".join(str(place) for place, name in enumerate(own) if name == key)
-        raise UsageError(
-            f"class_map of {who} names its class {key}, and its classes {places} are both called so: write a list of "
-            "places instead, [PLACE,…], for each class of the data the number of its own"
-        )
+        raise UsageError(f"class_map of {who}: several of its classes are called {key}: write a list of places instead")
     named = own.index(str(key)) if str(key) in own else None
     numbers = isinstance(key, str) and any(str(name).isdecimal() for name in own)
     place = int(key) if str(key).isdecimal() and int(key) < len(own) and not numbers else None

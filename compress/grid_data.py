@@ -6,11 +6,12 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from ..core.config.schema import DataConfig
+from ..core.config.schema import DataConfig, RunConfig
 from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS
 from ..core.split_checks import dataset_of
 from ..datasets.io.fingerprint import fingerprint
+from ..datasets.io.subset import split_off
 
 
 def opened(data: DataConfig, split: str) -> Any:
@@ -39,8 +40,10 @@ def _facts(key: str, name: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _count(key: str) -> int:
-    return _open.__wrapped__(key, "train").num_samples
+def _count(key: str, validation: float | None) -> int:
+    # Whatever the seed, as many samples are for validation.
+    split = _open.__wrapped__(key, "train")
+    return (split if validation is None else split_off(split, validation, 0)[0]).num_samples
 
 
 def facts_of(data: DataConfig, split: str) -> dict[str, Any]:
@@ -53,9 +56,9 @@ def split_hash(data: DataConfig, split: str) -> str:
     return text_hash(json.dumps(facts_of(data, split), sort_keys=True))
 
 
-def num_train_images(data: DataConfig) -> int:
-    """How many training images the data have."""
-    return _count(_key(data))
+def num_train_images(config: RunConfig) -> int:
+    """How many images a run is trained on, without those of ``train.validation``."""
+    return _count(_key(config.data), config.train.validation)
 
 
 def forget() -> None:

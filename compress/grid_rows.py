@@ -110,7 +110,7 @@ def row_of(training: Training, correct: Correct) -> dict[str, Any]:
         "epochs": history[-1]["epoch"] + 1,
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "samples_per_second": history[-1]["samples_per_second"],
-        "train_images": num_train_images(config.data),
+        "train_images": num_train_images(config),
         "images": len(right),
         "correct": pack_bits(right),
         **{split: split_hash(config.data, split) for split in _SPLITS},

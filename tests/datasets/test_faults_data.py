@@ -233,7 +233,7 @@ def test_of_few_files_another_of_the_same_size_is_seen_wherever_it_is(tmp_path, 
     assert path.stat().st_size == len(written)
     after = fingerprint(_split(name, tmp_path))
     assert {fact for fact in before if before[fact] != after[fact]} == {"values"}
-    monkeypatch.setattr("contrastill.datasets.io.fingerprint._FILES_READ", 20)
+    monkeypatch.setattr("contrastill.datasets.io.fingerprint.FILES_READ", 20)
     assert "values" not in fingerprint(_split(name, tmp_path))
 
 

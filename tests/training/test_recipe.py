@@ -422,6 +422,8 @@ class Outputs:
 class Source:
     """A source whose teachers' outputs of the training samples are these."""
 
+    complete = False
+
     def __init__(self, *outputs):
         self.outputs = outputs
 

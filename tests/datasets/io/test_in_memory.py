@@ -14,7 +14,7 @@ from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.shared_samples import warn_of_shared_images
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.datasets.user_dataset import UserDataset
-from contrastill.evaluation.data import _fields
+from contrastill.evaluation.data import _fields, _sample
 from contrastill.training.data import open_splits
 
 
@@ -54,7 +54,10 @@ def test_names_say_how_many_classes_there_are():
 
 def test_a_description_has_the_stored_numbers():
     split = TensorSplit({"rgb": images(8, 8, 3), "ir": images(8, 8, 1, torch.uint16)})
-    assert {name: field.dtype for name, field in _fields(split).items()} == {"rgb": "uint8", "ir": "uint16"}
+    assert {name: field.dtype for name, field in _fields(split, _sample(split)).items()} == {
+        "rgb": "uint8",
+        "ir": "uint16",
+    }
 
 
 def test_a_border_wider_than_the_images_is_refused():

@@ -272,8 +272,8 @@ class RunEvaluation:
 
     def share_of_maps(self, fraction: float) -> float:
         """Share of all label maps, of which ``data.label_fraction`` may have kept a part, that a fraction is."""
-        kept = self.data.data.options().get("label_fraction")
-        return fraction if kept is None else round(fraction * kept, 6)
+        share = self.data.data.options().get("label_fraction")
+        return fraction if share is None else round(fraction * share, 6)
 
     def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own

@@ -15,15 +15,15 @@ ERASING = {"name": "torchvision/RandomErasing", "p": 1.0, "inplace": True}
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("crop", ["none", "padded", "random_resized"])
 def test_pixels_that_are_kept_are_not_written_to(crop, flip):
-    kept = torch.full((16, 16, 3), 200, dtype=torch.uint8)
+    stored = torch.full((16, 16, 3), 200, dtype=torch.uint8)
     views = FileViews(16, crop, (1.0, 1.0), flip=flip, transforms=[ERASING])
     index = torch.arange(8)
     seen = [
-        views.view(DecodedPicture("kept", 16, 16, kept), draws, row)[4:12, 4:12]
+        views.view(DecodedPicture("stored", 16, 16, stored), draws, row)[4:12, 4:12]
         for row, draws in enumerate(views.draws(0, 0, index))
     ]
     assert any((view != 200).any() for view in seen)
-    assert (kept == 200).all()
+    assert (stored == 200).all()
 
 
 def test_later_epochs_of_a_cache_are_those_without_one(tmp_path):

@@ -24,8 +24,8 @@ class TeacherOutputCodec:
 
     In float32 all is cached as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value, those
     below 2⁻¹⁴ to 2⁻²⁵; samples all of whose values are that small are refused. Logits, and a prediction at
-    each of its positions, are cached as log-probabilities log p = z − log Σ exp z, with that sum in float32 beside them:
-    the error of log p is 2⁻¹¹ |log p| at most, or 2⁻²⁵, so it is least where a class is probable.
+    each of its positions, are cached as log-probabilities log p = z − log Σ exp z, with that sum in float32
+    beside them: the error of log p is 2⁻¹¹ |log p| at most, or 2⁻²⁵, so it is least where a class is probable.
 
     With ``top`` = k there are the k largest log-probabilities with their classes (int16, or int32 beyond 32 768
     classes), and the exact logarithm of the mass of all others in float32. Decoded, that mass is spread evenly over

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.config.loading import load_config
 from ..core.config.schema import DataConfig, NetworkConfig
+from ..core.epochs import incomplete
 from ..core.errors import ContrastillError, UsageError
 from ..core.fingerprint import weights_hash
 from ..core.run import Run
@@ -85,13 +86,18 @@ def row_of(training: Training, correct: Correct) -> dict[str, Any]:
         correct: Measures it.
 
     Raises:
-        ContrastillError: Its test split has no classes, or a file is damaged.
+        ContrastillError: Its test split has no classes, its metrics.jsonl is cut off, or a file is damaged.
     """
     run = Run(training.out)
     config, history = load_config(str(run.config)), run.history()
     if not history or "top1" not in history[-1]:
         raise ContrastillError(
             f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes"
+        )
+    if partial := incomplete(run, config):
+        raise ContrastillError(
+            f"{training.out} has no top-1 of its last epoch ({partial}): put the file back, or remove the folder, "
+            "which is then trained anew"
         )
     right = correct(config.student, training.out, config.data)
     if training.objective == TEACHER:

@@ -12,11 +12,11 @@ from ..core.arguments import checked
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.generators import own_generators
+from ..core.memory_layout import channels_last
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import CacheStore
 from ..core.torch_settings import own_settings
 from ..training.assemble import assemble
-from ..training.memory_layout import channels_last
 from ..training.processes import parting
 from .messages import printer, progress_bar
 from .train import ConfigLike, Overrides, overrides_as_text, resolve_config

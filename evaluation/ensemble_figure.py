@@ -14,14 +14,14 @@ from ..core.arguments import Paths, checked, path_list
 from ..core.config.loading import load_config
 from ..core.config.marks import decisive
 from ..core.config.schema import RunConfig
+from ..core.epochs import incomplete
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
+from ..core.metric_names import METRICS, headline
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.run_data import compared_splits, other_data
 from ..core.table import Table, TabularResult
-from ..plots.metric_names import METRICS, headline
 from ..plots.teachers import Panel, draw_teachers
-from ..training.recorded_epochs import incomplete
 from .diversity_file import foreign_measures
 from .evaluation_data import named_objectives
 from .figure_lines import RunEntry, panel_of

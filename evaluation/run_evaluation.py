@@ -158,7 +158,7 @@ class RunEvaluation:
         # Of the run's own data its training said so; what is not trained yet has no size.
         if (own and self._own_data) or candidate.role not in ("student", "teacher"):
             return ""
-        key = "student" if candidate.role == "student" else f"teachers.{self.config.teachers.index(candidate.entry)}"
+        key = "student" if candidate.role == "student" else f"teachers.{candidate.number or 0}"
         trained = trained_size(candidate.network, (self.run, self.networks.own) if own else None)
         keys = size_keys(self.data.data.name, "data.size", f"{key}.resolution")
         return other_size(candidate.network, self.test, trained, who, self._where(), keys)
@@ -210,7 +210,7 @@ class RunEvaluation:
         who = f"{candidate.title} {candidate.model} of {self.run.path}"
         class_map, option = self.config.student.class_map, "student.class_map"
         if candidate.role != "student":
-            class_map, option = None, f"teachers.{self.config.teachers.index(candidate.entry)}.class_map"
+            class_map, option = None, f"teachers.{candidate.number or 0}.class_map"
         scores = dense_scores(
             candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option
         )

@@ -10,12 +10,12 @@ from typing import Any
 from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
+from ..core.metric_names import METRICS, headline
 from ..core.run import Run
 from ..core.run_lock import run_lock
 from ..core.seeds import member
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
-from ..plots.metric_names import METRICS, headline
 from ..training.accelerator import prepare_accelerator
 from ..training.run import train_run
 from .diversity import measure_runs

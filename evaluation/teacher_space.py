@@ -13,6 +13,7 @@ import torch
 
 from ..core.config.schema import EvaluationConfig
 from ..core.errors import UsageError
+from ..core.memory_layout import channels_last
 from ..core.representation import Network
 from ..core.representation_spec import describe
 from ..core.run_weights import WeightsRecord
@@ -204,7 +205,7 @@ def _segmentation(
         yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, labels))
         began = time.perf_counter()
         # In the memory format of the head's training, so that a student that answers as the teacher is it to the bit.
-        answering = Segmenter(adapted.network, model.head).to(memory_format=torch.channels_last).eval()
+        answering = channels_last(Segmenter(adapted.network, model.head)).eval()
         loader = students.loader(batch_size=options.batch_size, device=device, seed=seed, train=False)
         measures = measures_of(count_confusion(answering, loader, classes, LABELS))
         seconds = round(time.perf_counter() - began, 3)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..core.metric_names import HEADLINES, METRICS, is_term, measure_name
 from .chart import Chart, Series
-from .metric_names import HEADLINES, METRICS, is_term, measure_name
 from .png import draw_charts
 
 _ACCURACIES = (

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UsageError, unknown_name
+from ..core.memory_layout import channels_last
 from ..core.modes import modes_of, restore_modes
 from ..core.representation import Network
 from ..core.representation_spec import describe
@@ -149,11 +150,7 @@ def segment(
     device = torch.device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = (
-            _model(network, train, head, num_classes, labels, frozen=mode == "frozen")
-            .to(device)
-            .to(memory_format=torch.channels_last)
-        )
+        model = channels_last(_model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device))
         training = _Training(model, train, rows, labels, batch_size=batch_size, epochs=epochs, seed=seed, device=device)
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..compress.published import Figure
 from ..core.config.schema import RunConfig
+from ..core.epochs import incomplete
 from ..core.run import Run
 from ..core.run_data import other_data, other_teachers
 from ..core.statistics import MeanStd, gap_closed, mean_std
@@ -151,6 +152,8 @@ class Compared:
             other, number = place
             of_teacher = other.configs[number]
             values = [row[metric] for row in other.runs[number].history() if is_number(row.get(metric))]
+            # The epoch where a file is cut off is not that of the weights that taught.
+            values = [] if incomplete(other.runs[number], of_teacher) else values
             # Of a folder of seeds it is the one that the student was trained from, not their mean.
             if (
                 of_teacher is not None

@@ -13,12 +13,12 @@ from typing import Any
 from ..core.config.loading import load_config
 from ..core.config.marks import decisive
 from ..core.config.schema import ObjectiveConfig, RunConfig
+from ..core.epochs import incomplete
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs
 from ..core.run_data import compared_splits, other_data, other_teachers
 from ..core.seeds import is_member
-from ..training.recorded_epochs import incomplete
 from .markup import is_number
 
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.epochs import initial_epochs
+from ..core.metric_names import ERRORS, METRICS, is_term, measure_name
 from ..core.registry import PYTHON_PREFIX
 from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
-from ..plots.metric_names import ERRORS, METRICS, is_term, measure_name
-from ..training.recorded_epochs import initial_epochs
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning

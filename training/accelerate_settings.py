@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from ..core.errors import UsageError
 from ..core.value_scale import note_once
-from .processes import accelerator_of, own_gradient_state
+from .processes import accelerator_of, own_gradient_state, parting
 
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _DYNAMO = "ACCELERATE_DYNAMO_BACKEND"
@@ -25,7 +25,8 @@ def training_accelerator(accelerator: Accelerator | None, precision: str) -> Ite
         precision: Of a new one, as ``train.precision``.
 
     Raises:
-        UsageError: The caller's accumulates gradients or compiles.
+        UsageError: The caller's accumulates gradients or compiles; without one, this process has one
+            of another precision.
     """
     steps = 1 if accelerator is None else accelerator.gradient_accumulation_steps
     if steps != 1:
@@ -34,7 +35,8 @@ def training_accelerator(accelerator: Accelerator | None, precision: str) -> Ite
             "each loss would be divided, and a training splits its own batches: leave that out, and set "
             f"train.accumulation_steps={steps} to split each batch into as many passes"
         )
-    with own_gradient_state():
+    # What Accelerate keeps of a new one ends with the training; the caller's stays.
+    with own_gradient_state() if accelerator else parting():
         accelerator = accelerator or accelerator_of(precision)
         backend = accelerator.state.dynamo_plugin.backend.value
         if backend != "NO":

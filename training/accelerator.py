@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from ..core.config.schema import RunConfig
@@ -20,7 +19,8 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
     """Device, precision and trackers as the config asks for; nothing is written before a training starts its trackers.
 
     Raises:
-        UsageError: A tracker that Accelerate does not know or that is not installed; several processes without a GPU.
+        UsageError: A tracker that Accelerate does not know or that is not installed; several processes without a GPU;
+            an Accelerator of another precision in this process.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
@@ -31,13 +31,6 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
         if name not in there:
             raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
     project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
-    precision = "no" if config.train.precision == "fp32" else config.train.precision
-    if is_initialized() and AcceleratorState().mixed_precision != precision:
-        raise UsageError(
-            f"train.precision={config.train.precision}, but this process has an Accelerator with "
-            f"mixed_precision={AcceleratorState().mixed_precision!r} already: "
-            "make both the same"
-        )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
     accelerator = accelerator_of(
         config.train.precision,
@@ -52,7 +45,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
             f"a launcher started {started} processes, and there is no GPU for them: start one, or set "
             "ACCELERATE_USE_CPU=true to share out the CPU"
         )
-    if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+    if config.train.precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
         # Accelerate casts to fp16 beside a scaler of gradients alone, and there is none on a CPU. No error, as a run
         # of a GPU is evaluated on a CPU too.
         # Once, as each of several seeds prepares one.

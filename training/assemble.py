@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.config.schema import RunConfig
 from ..core.data import Loader, Split, ViewLoader
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
@@ -54,7 +55,6 @@ from .pixel_labels import (
     pixel_labels,
     zero_hint,
 )
-from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
 from .unread_keys import unread_data_keys, unread_keys, unread_teacher_keys

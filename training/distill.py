@@ -18,6 +18,7 @@ from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.config.stated import check_agreement
 from ..core.entry_checks import kind_of
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.generators import own_generators
 from ..core.plugins import import_plugins, module_names
@@ -42,7 +43,6 @@ from .recipe import (
     default_training,
 )
 from .run import train_run
-from .schedule import default_epochs
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError
+from ..core.memory_layout import channels_last
+from ..core.metric_names import refuse_columns
 from ..core.plain_state import PlainState
 from ..core.representation import Network, Representation
 from ..core.run import Run
@@ -36,8 +39,7 @@ from .checkpoint import (
     set_random_state,
 )
 from .compiled import compiled
-from .epoch_sums import EpochSums, refuse_columns, warn_of_uncounted
-from .memory_layout import channels_last
+from .epoch_sums import EpochSums, warn_of_uncounted
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
@@ -45,7 +47,7 @@ from .optimizer_state import with_all_parameters
 from .preemption import StopRequest
 from .processes import share_trained_alone, some_without_gradient
 from .progress import Progress, announcement
-from .schedule import default_epochs, learning_rate
+from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
 from .unapplied_keys import note_unapplied
 from .validation import BestEpoch
@@ -132,20 +134,18 @@ class _Training:
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
         for key in ("initial_epochs", "initial_lr"):
-            if (value := getattr(config, key)) is None or transfer.initial_epochs:
-                continue
-            raise UsageError(
-                f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out"
-            )
+            if (value := getattr(config, key)) is not None and not transfer.initial_epochs:
+                raise UsageError(
+                    f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out"
+                )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
         self.average = None if config.ema is None else MovingAverage(transfer.student, config.ema)
         transfer.prepare(train)
         self.plain = PlainState(transfer.terms, transfer.student)  # type: ignore[arg-type]
         share_trained_alone(transfer)
-        self.position = Position()
+        self.position, self.sums = Position(), EpochSums(accelerator)
         self.model: nn.Module | None = None
-        self.sums = EpochSums(accelerator)
         self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
         self.best = BestEpoch(validation, run, accelerator)
         self.clip = Clipping(config, accelerator, unscaled=self.bad.unscales)

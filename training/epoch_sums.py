@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..core.errors import UsageError
 from ..core.transfer import Transfer, TransferOutput
-from ..plots.metric_names import names_column
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +23,6 @@ _COUNTED = "counted"
 """What objectives log of positions: the share that counts."""
 _CHOOSING = ("confidence", "only_unlabelled", "measured")
 """Options by which objectives choose these."""
-
-
-def refuse_columns(labels: Iterable[str]) -> None:
-    """Refuse terms of the loss that are called as a column of metrics.jsonl, of which one would replace the other.
-
-    Raises:
-        UsageError: There is one.
-    """
-    for label in labels:
-        if names_column(label):
-            raise UsageError(
-                f"objective {label} is called as another column of metrics.jsonl is: give it a label of its own, with "
-                f"its name beside it, as objectives.my_{label}.name=…"
-            )
 
 
 class EpochSums:

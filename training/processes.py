@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState, is_i
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import distributed, nn
 
-from ..core.errors import ContrastillError
+from ..core.errors import ContrastillError, UsageError
 from ..core.transfer import Transfer
 
 # What the backends say is a plain RuntimeError in places.
@@ -80,9 +80,19 @@ def accelerator_of(precision: str = "fp32", **options: Any) -> Accelerator:
 
     Threads of a group that is still there then can end the process with an error after all its work is done. Steps of
     accumulation and a compiler that are set in the environment are left out: the loop has keys of its own for both.
+
+    Raises:
+        UsageError: This process has an Accelerator of another precision.
     """
+    mixed_precision = "no" if precision == "fp32" else precision
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        raise UsageError(
+            f"train.precision={precision}, but this process has an Accelerator with "
+            f"mixed_precision={AcceleratorState().mixed_precision!r} already: "
+            "make both the same"
+        )
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision=mixed_precision,
         # An argument gives way to the environment, a plugin does not.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
+from ..core.metric_names import METRICS, headline
 from ..core.transfer import Transfer
-from ..plots.metric_names import METRICS, headline
 from .optimizer import rate_notes
 
 _SHOWN = 4

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.classes import gives_places
+from ..core.epochs import default_epochs
 from ..core.errors import ContrastillError, UsageError
 from ..core.label_vectors import several_classes
 from ..core.predicted_quantity import KEY as QUANTITY
@@ -20,7 +21,6 @@ from ..core.weights import find_weights
 from ..models.build import build_network, class_names
 from ..models.recipe import quantity_by, recipe_of, several_classes_of
 from .pixel_labels import LABELS, PixelLabels, answers_for_positions
-from .schedule import default_epochs
 
 log = logging.getLogger(__name__)
 

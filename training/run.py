@@ -11,6 +11,7 @@ from torch import nn
 
 from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
+from ..core.epochs import default_epochs
 from ..core.errors import ContrastillError, UsageError
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten, writable_folder
@@ -27,7 +28,6 @@ from .assemble import Assembly, assemble
 from .checkpoint import checkpoints
 from .engine import fit
 from .processes import others_may_end, parting
-from .schedule import default_epochs
 from .versions import versions
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The course of the learning rate, and the length of a training whose config does not give it."""
+"""The course of the learning rate."""
 
 from __future__ import annotations
 
@@ -42,18 +42,3 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     return config.lr
-
-
-# Samples that a training of default length shows the student, and the bounds of its epochs.
-SAMPLES, SHORTEST, LONGEST = 3_000_000, 20, 240
-
-
-def default_epochs(num_samples: int) -> int:
-    """Epochs that suit the size of the data: as many as show the student some three million samples, between 20 and
-    240.
-
-    Example:
-        >>> [default_epochs(count) for count in (1000, 20_000, 50_000, 1_281_167)]
-        [240, 150, 60, 20]
-    """
-    return min(max(round(SAMPLES / num_samples), SHORTEST), LONGEST)

@@ -20,6 +20,7 @@ from ..core.fingerprint import weights_hash
 from ..core.given_values import note_frames
 from ..core.home import expanded
 from ..core.input_values import values_can_be_read
+from ..core.metric_names import ERRORS, METRICS
 from ..core.predicted_quantity import quantity_in_words
 from ..core.registry import MODALITIES, short_name
 from ..core.representation import Taps
@@ -32,7 +33,6 @@ from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
 from ..models.trained_logits import untrained_logits
 from ..models.wrappers import to_be_filled, unwrapped
-from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, device_hint, looked_in, names_beside, nearest
 from ..home import expanded
+from ..metric_names import refuse_columns
 from ..plugins import import_plugins, requested_plugins
 from ..recognition import recognised, unknown_layout
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
@@ -36,6 +37,8 @@ def validate(values: Mapping[str, Any], *, trains: bool = True) -> RunConfig:
         UsageError: One sentence that names the key, the value and what is allowed.
     """
     config = checked(RunConfig, _with_models_of_runs(values), "")
+    if trains:
+        refuse_columns(config.objectives)
     config.imports = list(dict.fromkeys([*config.imports, *requested_plugins()]))
     missing: UsageError | None = None
     for module in config.imports:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -24,11 +25,13 @@ from contrastill.compress.benchmark import (
     parse_objectives,
     parse_pairs,
 )
+from contrastill.compress.grid_rows import row_of
 from contrastill.compress.published import PAIRS
 from contrastill.compress.results import bits_of, read_rows
 from contrastill.compress.run_grid import check
 from contrastill.compress.trainings import trainings
 from contrastill.core.config.loading import load_config
+from contrastill.core.errors import ContrastillError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.spawned import exit_code_of
 
@@ -504,6 +507,17 @@ def test_an_ablation_is_drawn_with_what_it_does_not_change(grid, in_process, cap
     assert ("resnet8", "teacher", None, 0) in read_rows(small / "results.jsonl")
     with Image.open(small / f"vary_{key}.png") as picture:
         assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50
+
+
+def test_a_run_whose_numbers_are_cut_off_has_no_row(grid, tmp_path):
+    out, *_ = grid
+    copy = tmp_path / "seed-0"
+    shutil.copytree(out / "resnet8-resnet8" / "kd" / "seed-0", copy)
+    training = SimpleNamespace(out=copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("  epochs: 1\n", "  epochs: 2\n"))
+    with pytest.raises(ContrastillError, match="no top-1 of its last epoch .metrics.jsonl is cut off after 1 of 2 epo"):
+        row_of(training, None)
 
 
 def test_stopping_stops_the_trainings_and_the_same_command_goes_on(data, grid, tmp_path, capsys, monkeypatch):

@@ -86,6 +86,14 @@ def test_a_teacher_at_another_resolution_has_not_the_score_of_its_own_run(copy):
     assert teachers_top1(copy, "small") == (last(copy / "teacher")["top1"], [])
 
 
+def test_a_teacher_whose_numbers_are_cut_off_has_not_the_score_of_an_earlier_epoch(copy):
+    teacher = copy / "teacher"
+    replace(teacher, ("epochs: 1\n", "epochs: 2\n"))
+    assert teachers_top1(copy, "plain")[0] is None
+    (teacher / "metrics.jsonl").write_text("".join(json.dumps({**last(teacher), "epoch": k}) + "\n" for k in (0, 1)))
+    assert teachers_top1(copy, "plain")[0] == last(teacher)["top1"]
+
+
 def test_a_teacher_of_another_normalisation_has_not_the_score_of_its_own_run(copy):
     config, marker, student = (copy / "plain" / "config.yaml").read_text().partition("student:\n")
     config = config.replace("mean: null", "mean: [0.1, 0.1, 0.1]", 1)

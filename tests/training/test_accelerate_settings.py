@@ -41,12 +41,12 @@ def distilled(folder):
     return torch.cat([value.flatten() for value in result.student.state_dict().values()])
 
 
-def fitted(accelerator=None):
+def fitted(accelerator=None, **options):
     split = UserDataset(TensorDataset(IMAGES, LABELS), None)(UserDataset.Options()).open("train")
     loader = split.loader(batch_size=8, device="cpu", seed=0, train=True)
     network = Network(module(), taps=Taps(embedding="input:4"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
     transfer = Transfer([], network, {"cross_entropy": CrossEntropy()})
-    result = fit(transfer, loader, None, TrainConfig(**PLAIN), accelerator=accelerator, progress=False)
+    result = fit(transfer, loader, None, TrainConfig(**PLAIN, **options), accelerator=accelerator, progress=False)
     return torch.cat([value.flatten() for value in result.student.module.state_dict().values()])
 
 
@@ -97,3 +97,11 @@ def test_a_loop_of_ones_own_that_ended_between_two_steps_stops_no_training_and_g
     assert not accelerator.sync_gradients
     assert distilled(tmp_path / "after").equal(expected) and fitted().equal(fitted())
     assert not accelerator.sync_gradients and accelerator.gradient_accumulation_steps == 4
+
+
+def test_trainings_of_different_precision_follow_each_other_in_one_process():
+    expected = fitted()
+    assert not fitted(precision="bf16").equal(expected) and fitted().equal(expected)
+    Accelerator(cpu=True, mixed_precision="bf16")
+    with pytest.raises(UsageError, match="train.precision=fp32, but this process has an Accelerator .*'bf16'"):
+        fitted()

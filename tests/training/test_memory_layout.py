@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import contrastill
+from contrastill.core.memory_layout import channels_last
 
 IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(IMAGES, torch.arange(16) % 4)
@@ -53,3 +54,9 @@ def test_networks_that_take_one_order_alone(made, teaches, tmp_path):
     call = {"objectives": "kd", "epochs": 1, "batch_size": 8, "quiet": True}
     result = contrastill.distill(teacher, student, (DATA, DATA), out=tmp_path / "run", **call)
     assert 0 <= result.metrics["top1"] <= 100
+
+
+def test_weights_of_four_dimensions_alone_have_their_channels_last():
+    module = channels_last(nn.ModuleList([Deep(), plain()]))
+    assert module[0].conv.weight.is_contiguous()
+    assert module[1][0].weight.is_contiguous(memory_format=torch.channels_last)

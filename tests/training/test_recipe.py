@@ -16,6 +16,7 @@ import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.config.train_section import TrainConfig
+from contrastill.core.epochs import default_epochs
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
@@ -28,7 +29,7 @@ from contrastill.objectives.wttm import WTTM
 from contrastill.training import schedule
 from contrastill.training.assemble import assemble
 from contrastill.training.recipe import compares_maps, default_evaluations, default_objectives, default_training
-from contrastill.training.schedule import default_epochs, learning_rate
+from contrastill.training.schedule import learning_rate
 
 LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None, num_samples=8)
 UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None, num_samples=8)

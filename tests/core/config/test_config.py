@@ -89,6 +89,7 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ),
         ([*GIVEN, "objectives.crd.negatives=some"], "objectives.crd.negatives='some' is not allowed"),
         ([*GIVEN, "objectives.crd=null", "objectives.cross_entropy=null"], "objectives is empty"),
+        ([*GIVEN, "objectives.lr.name=kd"], "objective lr is called as another column of metrics.jsonl"),
         ([*GIVEN, "teachers=[]"], "objectives.crd compares with a teacher, and teachers is empty"),
         ([*GIVEN, "data.name=cifar"], "dataset 'cifar' does not exist"),
         ([*GIVEN, "data.pth=x"], "data.pth is not a key of the config: did you mean path"),

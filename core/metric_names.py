@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from .errors import UsageError
 
 METRICS = {
     "top1": "top-1",
@@ -56,6 +58,20 @@ def names_column(label: str) -> bool:
         (True, True, False)
     """
     return label in (*_OTHERS, *METRICS, *ERRORS) or label.startswith((_VALIDATION, "samples of "))
+
+
+def refuse_columns(labels: Iterable[str]) -> None:
+    """Refuse terms of the loss that are called as a column of metrics.jsonl, of which one would replace the other.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for label in labels:
+        if names_column(label):
+            raise UsageError(
+                f"objective {label} is called as another column of metrics.jsonl is: give it a label of its own, with "
+                f"its name beside it, as objectives.my_{label}.name=…"
+            )
 
 
 def headline(row: Mapping[str, Any]) -> str | None:

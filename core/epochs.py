@@ -1,14 +1,27 @@
-"""How many epochs a run's metrics.jsonl has rows of, and how many its training has."""
+"""How many epochs a training has, of its config and data, and how many of them a run's metrics.jsonl has rows of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.config.schema import RunConfig
-from ..core.registry import OBJECTIVES
-from ..core.run import Run
-from .schedule import default_epochs
+from .config.schema import RunConfig
+from .registry import OBJECTIVES
+from .run import Run
+
+# Samples that a training of default length shows the student, and the bounds of its epochs.
+SAMPLES, SHORTEST, LONGEST = 3_000_000, 20, 240
+
+
+def default_epochs(num_samples: int) -> int:
+    """Epochs that suit the size of the data: as many as show the student some three million samples, between 20 and
+    240.
+
+    Example:
+        >>> [default_epochs(count) for count in (1000, 20_000, 50_000, 1_281_167)]
+        [240, 150, 60, 20]
+    """
+    return min(max(round(SAMPLES / num_samples), SHORTEST), LONGEST)
 
 
 def initial_epochs(config: RunConfig) -> int:

@@ -9,14 +9,16 @@ from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Representation
 from contrastill.core.transfer import Transfer
+from contrastill.datasets.io import file_views, views
 from contrastill.datasets.io.in_memory import TensorSplit
-from contrastill.datasets.io.views import PaddedImages
+from contrastill.datasets.io.views import PaddedImages, epoch_order
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.dense_kd import DenseKD
 from contrastill.objectives.dkd import DKD
 from contrastill.objectives.kd import KD
 from contrastill.objectives.pixel_cross_entropy import PixelCrossEntropy
+from contrastill.training import balancing, mixing
 from contrastill.training.mixing import MixedLoader, check_mixing
 
 SAMPLES, SIDE = 40, 10
@@ -71,6 +73,25 @@ def test_shares_are_of_the_beta_distribution(alpha):
     shares, _ = loader._draw(torch.arange(4000), 0)
     assert stats.kstest(shares.numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
     assert np.corrcoef(shares.numpy(), loader._draw(torch.arange(4000), 1)[0].numpy())[0, 1] < 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_shares_do_not_follow_the_order_of_an_epoch(seed):
+    loader = mixed(mixup=1.0)
+    loader._seed = seed
+    shares, _ = loader._draw(torch.arange(4000), 5)
+    assert abs(stats.spearmanr(shares[epoch_order(seed, 5, 4000)], np.arange(4000)).statistic) < 0.05
+
+
+def test_no_two_purposes_share_their_random_bits():
+    modules = {
+        views: ("_VIEWS", "_ORDER"),
+        file_views: ("_CROPS", "_JITTER", "_TRANSFORMS"),
+        mixing: ("_PARTNERS", "_SHARES", "_KINDS", "_CENTRES", "_CLASSES"),
+        balancing: ("_WITHIN", "_CLASSES", "_SHUFFLED"),
+    }
+    purposes = [getattr(module, name) for module, names in modules.items() for name in names] + [mixing._CENTRES + 1]
+    assert len(purposes) == len(set(purposes))
 
 
 @pytest.mark.parametrize("views", [None, 2])

@@ -105,6 +105,8 @@ class Objective(SetArguments):
             teacher's place.
         whole_prediction: Whether it compares all channels of a prediction, not the probable ones alone, so that
             ``cache.prediction`` must keep all.
+        whole_logits: Whether it reads a teacher's logits otherwise than by their softmax, so that ``cache.logits`` must
+            keep all.
         takes_probabilities: Whether it compares a prediction's values as they are, so that they need not be logits.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
@@ -128,6 +130,7 @@ class Objective(SetArguments):
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     whole_prediction: ClassVar[bool] = False
+    whole_logits: bool = False
     takes_probabilities: ClassVar[bool] = False
     takes_mixed: bool = False
     least_samples: int = 1
@@ -163,6 +166,11 @@ class Objective(SetArguments):
                     raise
                 raise UsageError(f"teacher {number}: {error}") from error
         return built
+
+    @classmethod
+    def needs_with(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        """What it reads, of ``needs``, where it is built with these options of a config."""
+        return cls.needs
 
     def __call__(self, student: Any, teacher: Any = None, batch: dict[str, Tensor] | None = None, **fields: Any) -> Any:
         """The loss of a batch, also in a training loop of one's own: ``KD()(student_logits, teacher_logits)``.

@@ -55,7 +55,7 @@ def stated_quantity(config: RunConfig, teachers: Iterable[str | None] = ()) -> s
 
     kinds = [(OBJECTIVES[entry.name or label], entry) for label, entry in config.objectives.items()]
     stated = [getattr(kind.Options(**entry.options()), KEY, None) for kind, entry in kinds]
-    if any(kind.needs_teacher and "prediction" in kind.needs for kind, _ in kinds):
+    if any(kind.needs_teacher and "prediction" in kind.needs_with(entry.options()) for kind, entry in kinds):
         stated += teachers
     return next((quantity for quantity in stated if quantity in _WORDS), None)
 

@@ -28,6 +28,7 @@ from ..datasets.io.scale import Statistics
 from ..datasets.io.stored_values import values_hash
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
+from .cached_parts import check_cached_parts
 from .checkpoint import checkpoints
 from .class_order import compares_classes
 from .data import (
@@ -304,12 +305,7 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, data: _RunData, fillin
     """Let the transfer read its teachers' outputs of the views from memory or a folder, see
     :class:`~contrastill.core.teachers.cache.CachedTeachers`.
     """
-    for label, term in transfer.terms.items():
-        if config.cache.prediction != "all" and term.objectives[0].whole_prediction:
-            raise UsageError(
-                f"cache.prediction={config.cache.prediction} keeps the largest of each position, and objective {label} "
-                "compares all: set cache.prediction=all"
-            )
+    check_cached_parts(transfer.terms, config.cache)
     origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
     origin |= mixing_facts(config.train)
     origin |= {f"data.{name}": value for name, value in config.data.options().items()}

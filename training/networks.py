@@ -109,7 +109,7 @@ def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], stud
     for label, entry in config.objectives.items():
         objective = OBJECTIVES[entry.name or label]
         for part, other in (("logits", "prediction"), ("prediction", "logits")):
-            if part not in objective.needs or not objective.needs_teacher:
+            if part not in objective.needs_with(entry.options()) or not objective.needs_teacher:
                 continue
             for number, teacher in enumerate(teachers):
                 if part not in teacher.parts(None) and other in teacher.parts(None):

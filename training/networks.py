@@ -265,6 +265,7 @@ def build(
     key: str = "",
     way_to_classes: str = "",
     maps: str | None = None,
+    others: bool = False,
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -277,6 +278,7 @@ def build(
         key: Of its section, as ``teachers.0``, for messages.
         way_to_classes: How what the data stores would be classes, for a message; empty: not known.
         maps: A modality that is called as label maps often are, where the data has none that is known for such.
+        others: Whether classes that a class_map of places leaves out stay possible answers, as in a measurement.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
@@ -317,5 +319,5 @@ def build(
     if config.mean is None and measured is not None:
         check_scale(network, config.model, measured)
     if config.class_map is not None:
-        apply_class_map(network, config.class_map, classes, names, config.model)
+        apply_class_map(network, config.class_map, classes, names, config.model, others=others)
     return network

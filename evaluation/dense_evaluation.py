@@ -61,6 +61,7 @@ def dense_scores(
     *,
     applied: ClassMap | None = None,
     train: Callable[[], Any] = lambda: None,
+    note: str = "",
 ) -> DenseScores | DepthScores | None:
     """A network's own prediction compared with the label maps of a split, matched by the names of the classes, or with
     its depth.
@@ -78,6 +79,7 @@ def dense_scores(
         applied: The class_map with which it was built.
         train: Opens the training split of the data; asked where label maps have no names, and fewer classes than the
             network.
+        note: What is worth knowing of measures of its depth.
 
     Returns:
         None where its classes are others than the data's.
@@ -88,12 +90,14 @@ def dense_scores(
     channels = network.recipe.get("num_classes")
     check_dense_data(split, channels, where)
     if channels == 1:
+        if note:
+            warn(note)
         align: Align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
         measures = measure_dense(network, loader, accelerator, align=align)
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))
     labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
-    if labels.classes is None and None not in (channels, labels.num_classes) and labels.num_classes < channels:
+    if labels.classes is None and (labels.num_classes or 0) < (channels or 0):
         with suppress(ContrastillError):  # data may have a test split alone
             labels = counted_with(labels, train())
     placed = places_fit(network, applied, labels)

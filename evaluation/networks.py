@@ -16,7 +16,7 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.fingerprint import text_hash, weights_hash
 from ..core.predicted_quantity import KEY as QUANTITY
-from ..core.predicted_quantity import stated_quantity
+from ..core.predicted_quantity import scale_note, stated_quantity
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
@@ -120,6 +120,10 @@ class EvaluatedNetworks:
                     "none",
                     entry.model_copy(update={"weights": None}),
                 )
+
+    def scale_note(self, candidate: EvaluatedNetwork) -> str:
+        """A sentence about a network whose training left the scale of its prediction open; else empty."""
+        return scale_note(self.own) if candidate.role == "student" and self.has_own_student else ""
 
     def student(self) -> EvaluatedNetwork:
         """The run's student alone.

@@ -217,6 +217,7 @@ class RunEvaluation:
         scores = dense_scores(
             candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option,
             applied=candidate.applied_map, train=lambda: open_split(self.data, "train"),
+            note=self.networks.scale_note(candidate),
         )  # fmt: skip
         if scores is None:
             return

@@ -84,8 +84,9 @@ class UserModule:
         check_input(module)
         if taps.prediction is not None and taps.logits is not None:
             raise UsageError(
-                f"taps of {type(module).__name__} name logits ({taps.logits}) and a prediction ({taps.prediction}), and "
-                "a network answers for the sample or for each position: leave out the one that is not trained or taught"
+                f"taps of {type(module).__name__} name logits ({taps.logits}) and a prediction ({taps.prediction}), "
+                "and a network answers for the sample or for each position: leave out the one that is not learnt or "
+                "taught"
             )
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None

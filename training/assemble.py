@@ -16,6 +16,7 @@ from ..core.epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
+from ..core.predicted_quantity import scale_note
 from ..core.registry import MODALITIES
 from ..core.representation import Network
 from ..core.representation_spec import RepresentationSpec, describe
@@ -129,6 +130,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     test = _test_loader(transfer, data, labels["test"])
     if config.train.views and transfer.teacher_needs:
         _cache_outputs(config, transfer, data, filling)
+    if networks.student.recipe.get("num_classes") == 1 and (test is not None or data.validation is not None):
+        transfer.remarks += filter(None, [scale_note(config)])
     validation = None if data.validation is None else data.evaluating(data.validation)
     return Assembly(transfer, data.train, test, accelerator, data.splits, weights, validation)
 

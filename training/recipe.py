@@ -163,9 +163,7 @@ def default_dense_objectives(
     return chosen
 
 
-def with_quantity(
-    teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], split: Any
-) -> Mapping[str, Any]:
+def with_quantity(teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], split: Any) -> Mapping[str, Any]:
     """The entry of a student that answers for each position: where neither it nor a label map says with how many
     channels, and all teachers predict a quantity, it does so too.
 

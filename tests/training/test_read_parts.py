@@ -68,7 +68,14 @@ class Pooled(nn.Module):
 def test_what_reads_no_softmax_refuses_a_cache_of_the_largest_logits(tmp_path, objective, reads):
     with pytest.raises(UsageError, match=f"cache.logits=2 keeps the largest .* reads {reads}: set cache.logits=all"):
         contrastill.distill(
-            Pooled(5), Pooled(5), Unlabelled(), out=tmp_path, objectives=objective, views=1, **TINY, **{"cache.logits": 2}
+            Pooled(5),
+            Pooled(5),
+            Unlabelled(),
+            out=tmp_path,
+            objectives=objective,
+            views=1,
+            **TINY,
+            **{"cache.logits": 2},
         )
 
 

@@ -260,7 +260,7 @@ class Objective(SetArguments):
         return self(student, teacher, batch)
 
     def enter(self, stage: str) -> None:
-        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: what learns in the other alone is frozen."""
+        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: what learns in the other is frozen."""
 
     def student_needs(self, stage: str) -> frozenset[str]:
         """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""

@@ -105,6 +105,7 @@ class Objective(SetArguments):
             teacher's place.
         whole_prediction: Whether it compares all channels of a prediction, not the probable ones alone, so that
             ``cache.prediction`` must keep all.
+        whole_logits: The same of a teacher's logits, which it reads otherwise than by their softmax: ``cache.logits``.
         takes_probabilities: Whether it compares a prediction's values as they are, so that they need not be logits.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
@@ -128,6 +129,7 @@ class Objective(SetArguments):
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     whole_prediction: ClassVar[bool] = False
+    whole_logits: bool = False
     takes_probabilities: ClassVar[bool] = False
     takes_mixed: bool = False
     least_samples: int = 1
@@ -163,6 +165,11 @@ class Objective(SetArguments):
                     raise
                 raise UsageError(f"teacher {number}: {error}") from error
         return built
+
+    @classmethod
+    def needs_with(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        """What it reads, of ``needs``, where it is built with these options of a config."""
+        return cls.needs
 
     def __call__(self, student: Any, teacher: Any = None, batch: dict[str, Tensor] | None = None, **fields: Any) -> Any:
         """The loss of a batch, also in a training loop of one's own: ``KD()(student_logits, teacher_logits)``.
@@ -249,15 +256,11 @@ class Objective(SetArguments):
         """
 
     def initial(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is
-        said.
-        """
+        """Return the scalar loss of a batch in the initial stage; by default that of the training proper."""
         return self(student, teacher, batch)
 
     def enter(self, stage: str) -> None:
-        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: an objective whose own parameters learn in
-        one of them alone freezes them in the other.
-        """
+        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: what learns in the other is frozen."""
 
     def student_needs(self, stage: str) -> frozenset[str]:
         """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""

@@ -55,9 +55,29 @@ def stated_quantity(config: RunConfig, teachers: Iterable[str | None] = ()) -> s
 
     kinds = [(OBJECTIVES[entry.name or label], entry) for label, entry in config.objectives.items()]
     stated = [getattr(kind.Options(**entry.options()), KEY, None) for kind, entry in kinds]
-    if any(kind.needs_teacher and "prediction" in kind.needs for kind, _ in kinds):
+    if any(kind.needs_teacher and "prediction" in kind.needs_with(entry.options()) for kind, entry in kinds):
         stated += teachers
     return next((quantity for quantity in stated if quantity in _WORDS), None)
+
+
+def scale_note(config: RunConfig) -> str:
+    """A sentence about a student whose prediction's scale and shift no objective trains; else empty."""
+    from .registry import OBJECTIVES
+
+    reading = [
+        (label, entry.options())
+        for label, entry in config.objectives.items()
+        if (name := entry.name or label) not in OBJECTIVES
+        or "prediction" in OBJECTIVES[name].needs_with(entry.options())
+    ]
+    if config.student.num_classes not in (1, None) or not reading:
+        return ""
+    if not all(options.get("scale_invariant") is True for _, options in reading):
+        return ""
+    return (
+        f"objective {reading[0][0]} with scale_invariant trains the student's prediction up to a scale and a shift of "
+        "each sample, and measures of depth compare it as it is: they say little of what was learnt"
+    )
 
 
 def quantity_in_words(recipe: Mapping[str, Any]) -> str:

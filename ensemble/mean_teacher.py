@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import required
+from ..core.errors import UsageError, required
 from ..core.objective import Objective, TeacherOutputs
 from ..core.representation import Representation
 
 
 def mean_logits(objective: Objective, teachers: Sequence[Representation | None]) -> Tensor:
     """The logits whose probabilities are the mean of the teachers' at the temperature at which an objective reads."""
-    temperature = float(getattr(objective, "temperature", 1.0))
+    temperature = read_temperature(objective)
     softened = torch.stack([precise(logits) / temperature for logits in logits_of(teachers)])
     if objective.per_class:
         # The logit of the mean of the sigmoids.
@@ -24,6 +24,22 @@ def mean_logits(objective: Objective, teachers: Sequence[Representation | None])
     else:
         mean = torch.logsumexp(F.log_softmax(softened, dim=2), 0) - math.log(len(teachers))
     return temperature * mean
+
+
+def read_temperature(objective: Objective) -> float:
+    """The one at which an objective reads its teacher; 1 where it has none.
+
+    Raises:
+        UsageError: It reads at several, at each of which the mean of the probabilities is another.
+    """
+    several = getattr(objective, "temperatures", ())
+    if len(several) > 1:
+        raise UsageError(
+            "ensemble.rule=average takes the mean of the teachers' probabilities at one temperature, and objective "
+            f"{type(objective).__name__} reads them at {', '.join(f'{value:g}' for value in several)}: set a single "
+            "one, or rule=sum"
+        )
+    return float(several[0] if several else getattr(objective, "temperature", 1.0))
 
 
 class MeanOutputs:

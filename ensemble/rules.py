@@ -40,7 +40,8 @@ class Average(TeacherAggregation):
     mean of theirs.
 
     Raises:
-        UsageError: The objective reads more than logits, of which unlike teachers have no mean, or standardises them.
+        UsageError: The objective reads more than logits, of which unlike teachers have no mean, standardises them, or
+            reads them at several temperatures.
     """
 
     @classmethod

@@ -12,6 +12,14 @@ from ..training.class_order import answer_for
 from .messages import Say
 
 
+def places_fit(network: Network, class_map: ClassMap | None, split: Any) -> bool:
+    """Whether a class_map of places, applied as a network was built, says which class is which of a split, where names
+    do not.
+    """
+    named = network.recipe.get("classes") is not None and split.classes is not None
+    return not named and gives_places(class_map) and len(class_map or ()) == split.num_classes
+
+
 def match_classes_of(
     network: Network,
     split: Any,

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from accelerate import Accelerator
 
 from ..core.classes import ClassMap
-from ..core.errors import UsageError
+from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..training.dense_accuracy import DEPTH, Align, DenseMeasures, measure_dense
-from ..training.pixel_labels import LABELS, PixelLabels, pixel_labels
-from .class_match import match_classes_of
+from ..training.pixel_labels import LABELS, PixelLabels, counted_with, pixel_labels
+from .class_match import match_classes_of, places_fit
 from .evaluation_result import DenseScores, DepthScores
 
 
 def answers_densely(network: Network) -> bool:
     """Whether a network's own answer is for each position rather than for the sample."""
     return network.taps.dense
+
+
+def lacks_dense_data(split: Any, channels: int | None) -> set[str]:
+    """The modalities of which a split has none to compare predictions of so many channels with."""
+    needed = {DEPTH} if channels == 1 else {LABELS} if channels else {DEPTH, LABELS}
+    return set() if needed & {*split.modalities} else needed
 
 
 def check_dense_data(split: Any, channels: int | None, where: str) -> None:
@@ -33,8 +40,7 @@ def check_dense_data(split: Any, channels: int | None, where: str) -> None:
     Raises:
         UsageError: It does.
     """
-    needed = {DEPTH} if channels == 1 else {LABELS} if channels else {DEPTH, LABELS}
-    if not needed & {*split.modalities}:
+    if needed := lacks_dense_data(split, channels):
         raise UsageError(
             f"the test split of {where} has no {' or '.join(sorted(needed))} to compare predictions with: it has "
             f"{', '.join(split.modalities)}; name data that have it with evaluation.data, or with data.fields what is "
@@ -52,6 +58,10 @@ def dense_scores(
     warn: Callable[[str], None],
     class_map: ClassMap | None = None,
     option: str = "student.class_map",
+    *,
+    applied: ClassMap | None = None,
+    train: Callable[[], Any] = lambda: None,
+    note: str = "",
 ) -> DenseScores | DepthScores | None:
     """A network's own prediction compared with the label maps of a split, matched by the names of the classes, or with
     its depth.
@@ -66,6 +76,10 @@ def dense_scores(
         warn: Is told what was matched by number alone.
         class_map: Of the student.
         option: Where a class_map of the network is given.
+        applied: The class_map with which it was built.
+        train: Opens the training split of the data; asked where label maps have no names, and fewer classes than the
+            network.
+        note: What is worth knowing of measures of its depth.
 
     Returns:
         None where its classes are others than the data's.
@@ -76,13 +90,19 @@ def dense_scores(
     channels = network.recipe.get("num_classes")
     check_dense_data(split, channels, where)
     if channels == 1:
+        if note:
+            warn(note)
         align: Align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
         measures = measure_dense(network, loader, accelerator, align=align)
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))
     labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
+    if labels.classes is None and (labels.num_classes or 0) < (channels or 0):
+        with suppress(ContrastillError):  # data may have a test split alone
+            labels = counted_with(labels, train())
+    placed = places_fit(network, applied, labels)
     try:
-        match_classes_of(network, labels, who, where, warn, option=option, class_map=class_map)
+        match_classes_of(network, labels, who, where, warn, option=option, class_map=class_map, placed=placed)
     except UsageError as error:
         if class_map is not None:
             raise

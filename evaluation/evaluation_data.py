@@ -50,8 +50,10 @@ def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
 
 def objectives_read_prediction(config: RunConfig) -> bool:
     """Whether an objective reads a prediction of each position, as one of a package that is not installed here may."""
-    names = (name for name, _ in named_objectives(config))
-    return any(name not in OBJECTIVES or "prediction" in OBJECTIVES[name].needs for name in names)
+    return any(
+        name not in OBJECTIVES or "prediction" in OBJECTIVES[name].needs_with(entry.options())
+        for name, entry in named_objectives(config)
+    )
 
 
 def evaluation_data(config: RunConfig) -> RunConfig:

@@ -22,7 +22,7 @@ from ..models.trained_logits import untrained_logits
 from ..training.accelerator import prepare_accelerator
 from ..training.data import open_loader, open_split
 from ..training.dense_accuracy import DenseMeasures, measure_dense
-from ..training.pixel_labels import pixel_labels
+from ..training.pixel_labels import counted_with, pixel_labels
 from .class_match import match_classes_of
 from .dense_evaluation import answers_densely, check_dense_data
 from .messages import print_message
@@ -125,7 +125,7 @@ class ExportSamples:
             return
         if dense:
             check_dense_data(split, network.recipe["num_classes"], self.name)
-            labels = pixel_labels({"test": split}, self.name)["test"]
+            labels = counted_with(pixel_labels({"test": split}, self.name)["test"], self.needed("train"))
         elif split.targets is None:
             raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
         match_classes_of(

@@ -10,12 +10,13 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
+from ..core.classes import ClassMap
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.fingerprint import text_hash, weights_hash
 from ..core.predicted_quantity import KEY as QUANTITY
-from ..core.predicted_quantity import stated_quantity
+from ..core.predicted_quantity import scale_note, stated_quantity
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
@@ -26,7 +27,7 @@ from ..training.data import measure_statistics, open_split
 from ..training.modality_scale import another_modality, check_trained_modality
 from ..training.moving_average import averaged
 from ..training.networks import build, is_random
-from ..training.pixel_labels import answers_for_positions, pixel_labels
+from ..training.pixel_labels import answers_for_positions, counted_with, pixel_labels
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""
@@ -58,6 +59,11 @@ class EvaluatedNetwork:
         return self.role if self.number is None else f"{self.role} {self.number}"
 
     @property
+    def applied_map(self) -> ClassMap | None:
+        """The class_map with which it was built; a student's is for the data that it is evaluated on."""
+        return None if self.role == "student" else self.entry.class_map
+
+    @property
     def is_early(self) -> bool:
         """Whether it is a run's student before its training ended."""
         return self.role == "student" and self.weights.startswith("checkpoint after")
@@ -69,11 +75,14 @@ class EvaluatedNetworks:
     Args:
         run: The run's folder.
         config: Its config; the data in it may be others than it was trained on.
+        wrong_answers: Whether classes of a teacher that its class_map of places leaves out stay possible answers, as
+            they do where it gives names.
     """
 
-    def __init__(self, run: Run, config: RunConfig) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: RunConfig, *, wrong_answers: bool = False) -> None:
+        self.run, self.config, self._wrong_answers = run, config, wrong_answers
         self.own = load_config(str(run.config), trains=False)
+        self._data_config = self.own  # of the training data
         self.others: list[str] = []  # teachers that are not the run's, once they were built
 
     @property
@@ -112,6 +121,10 @@ class EvaluatedNetworks:
                     entry.model_copy(update={"weights": None}),
                 )
 
+    def scale_note(self, candidate: EvaluatedNetwork) -> str:
+        """A sentence about a network whose training left the scale of its prediction open; else empty."""
+        return scale_note(self.own) if candidate.role == "student" and self.has_own_student else ""
+
     def student(self) -> EvaluatedNetwork:
         """The run's student alone.
 
@@ -148,6 +161,7 @@ class EvaluatedNetworks:
         try:
             return open_split(self.own, "train")
         except ContrastillError:
+            self._data_config = self.config
             return open_split(self.config, "train")
 
     def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
@@ -182,6 +196,7 @@ class EvaluatedNetworks:
                 "statistics": self._statistics(entry),
                 "names": self._names(entry),
                 "key": f"teachers.{number}",
+                "others": self._wrong_answers,
             }
             for number, entry in enumerate(entries)
         ]
@@ -203,7 +218,11 @@ class EvaluatedNetworks:
         """
         if not answers_for_positions(self.config.student.model):
             return self._training_data
-        return pixel_labels({"train": self._training_data})["train"]
+        labels = pixel_labels({"train": self._training_data})["train"]
+        # As its training counted them: without names, a class may be in the test samples alone.
+        with suppress(ContrastillError):
+            return counted_with(labels, open_split(self._data_config, "test"))
+        return labels
 
     def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
         """Names of the classes of the training data, which a teacher's class_map is for."""

@@ -23,8 +23,8 @@ from ..training.data import check_modality, open_split
 from ..training.networks import check_other_data
 from ..training.pixel_labels import LABELS, answers_for_positions, pixel_classes
 from .baseline_checks import check_baselines
-from .class_match import match_classes_of
-from .dense_evaluation import answers_densely, check_dense_data, dense_scores
+from .class_match import match_classes_of, places_fit
+from .dense_evaluation import answers_densely, check_dense_data, dense_scores, lacks_dense_data
 from .dense_predictor import DensePredictor
 from .evaluation_data import (
     carried_settings,
@@ -89,7 +89,7 @@ class RunEvaluation:
         own = load_config(str(run.config), trains=False)
         self._own_data = self.data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
-        self.networks = EvaluatedNetworks(run, self.config)
+        self.networks = EvaluatedNetworks(run, self.config, wrong_answers=True)
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy", "retrieval"} else None
         self._check()
@@ -211,9 +211,14 @@ class RunEvaluation:
         class_map, option = self.config.student.class_map, "student.class_map"
         if candidate.role != "student":
             class_map, option = None, f"teachers.{candidate.number or 0}.class_map"
+            if lacks_dense_data(self.test, candidate.network.recipe.get("num_classes")):
+                yield Accuracy()  # of a classifier's data
+                return
         scores = dense_scores(
-            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option
-        )
+            candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option,
+            applied=candidate.applied_map, train=lambda: open_split(self.data, "train"),
+            note=self.networks.scale_note(candidate),
+        )  # fmt: skip
         if scores is None:
             return
         yield scores
@@ -234,10 +239,12 @@ class RunEvaluation:
         network, student = candidate.network, candidate.role == "student"
         who = f"{candidate.title} {candidate.model} of {self.run.path}"
         class_map = self.config.student.class_map if student else None
+        placed = places_fit(network, candidate.applied_map, self.test)
         try:
             match_classes_of(
-                network, self.test, who, self._where(), self.warn, class_map=class_map, own_data=self._own_data
-            )
+                network, self.test, who, self._where(), self.warn, class_map=class_map, own_data=self._own_data,
+                placed=placed,
+            )  # fmt: skip
         except UsageError:
             if class_map is not None or (student and self.options.tasks == ("accuracy",)):
                 raise

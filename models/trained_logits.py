@@ -5,7 +5,7 @@ started from.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,11 +20,17 @@ _PUBLISHED = 1000
 """Classes of ImageNet, which published classifiers tell apart."""
 
 
-def reads_logits(names: Iterable[str]) -> bool:
+def reads_logits(objectives: Mapping[str, Mapping[str, Any] | None]) -> bool:
     """Whether one of these objectives reads logits or a prediction, as one of a package that is not installed here is
     taken to.
+
+    Args:
+        objectives: Their entries in a config, by their labels.
     """
-    return any(name not in OBJECTIVES or OBJECTIVES[name].needs & {"logits", "prediction"} for name in names)
+    named = [((entry or {}).get("name") or label, entry or {}) for label, entry in objectives.items()]
+    return any(
+        name not in OBJECTIVES or OBJECTIVES[name].needs_with(entry) & {"logits", "prediction"} for name, entry in named
+    )
 
 
 def untrained_logits(run: str | os.PathLike, recipe: Mapping[str, Any]) -> str:
@@ -41,11 +47,11 @@ def untrained_logits(run: str | os.PathLike, recipe: Mapping[str, Any]) -> str:
     try:
         config = read_resolved(file)
         objectives = config["objectives"]
-        names = [(entry or {}).get("name") or label for label, entry in objectives.items()]
+        trained = reads_logits(objectives)
         student = config.get("student") or {}
     except (ContrastillError, KeyError, AttributeError):  # a config that was damaged: whoever needs it complains
         return ""
-    if reads_logits(names) or _came_with_weights(student, recipe):
+    if trained or _came_with_weights(student, recipe):
         return ""
     return f"the logits of the student of {run} were not trained, as none of {', '.join(objectives)} reads them"
 

@@ -59,7 +59,8 @@ class UserModule:
 
     Raises:
         UsageError: The module cannot be copied, fails on such an image, or returns several tensors of which none is
-            clearly its logits or embedding, while ``taps`` do not say where they are.
+            clearly its logits or embedding, while ``taps`` do not say where they are, or name both logits and a
+            prediction.
     """
 
     def __init__(
@@ -81,6 +82,12 @@ class UserModule:
             )
         refuse_empty(module)
         check_input(module)
+        if taps.prediction is not None and taps.logits is not None:
+            raise UsageError(
+                f"taps of {type(module).__name__} name logits ({taps.logits}) and a prediction ({taps.prediction}), "
+                "and a network answers for the sample or for each position: leave out the one that is not learnt or "
+                "taught"
+            )
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
         self.dense = False

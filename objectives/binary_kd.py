@@ -41,6 +41,7 @@ class BinaryKD(Objective):
 
     same_classes = True
     per_class = True
+    whole_logits = True
     default_weight = 1.0
     takes_mixed = True
 
@@ -50,7 +51,7 @@ class BinaryKD(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> BinaryKD:
-        check_classes("binary_kd", setting)
+        check_classes("binary_kd", setting, softmax=False)
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -90,6 +90,10 @@ class CWD(Objective):
             self.channels = [(student_dim, teacher_dim)]
             if student_dim != teacher_dim:
                 self.projection = nn.Conv2d(student_dim, teacher_dim, 1)
+
+    @classmethod
+    def needs_with(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({"maps" if options.get("features") == "maps" else "prediction"})
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> CWD:

@@ -60,6 +60,10 @@ class KD(Objective):
         super().__init__()
         self.temperature, self.standardize, self.full_doubt, self.scale = temperature, standardize, full_doubt, 1.0
 
+    @property
+    def whole_logits(self) -> bool:  # type: ignore[override]  # mean and deviation are of the logits as they are
+        return self.standardize
+
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         self.scale, self.note = doubt_scale(teachers, self.full_doubt)
 

@@ -18,12 +18,13 @@ rounding in float32: by 2 % at T = 1000.
 """
 
 
-def check_classes(objective: str, setting: Setting) -> None:
+def check_classes(objective: str, setting: Setting, *, softmax: bool = True) -> None:
     """Refuse two sides whose logits cannot be compared one by one.
 
     Args:
         objective: Its name, for the message.
         setting: With the number of classes of both sides.
+        softmax: Whether it takes the softmax of them, which of a single logit says nothing.
 
     Raises:
         UsageError: Teacher and student have different numbers of classes, or a single logit.
@@ -40,7 +41,8 @@ def check_classes(objective: str, setting: Setting) -> None:
                 f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them "
                 "flat, or use an objective such as crd"
             )
-        check_two_outputs(objective, role, spec.num_classes)
+        if softmax:
+            check_two_outputs(objective, role, spec.num_classes)
     if setting.student.num_classes != teacher.num_classes:
         if setting.targets is not None and int(setting.targets.max()) + 1 == teacher.num_classes:
             raise UsageError(

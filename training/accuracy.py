@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 
 from ..core.data import Loader
 from ..core.distributed import world_size
-from ..core.errors import ContrastillError
+from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
+from ..core.value_scale import note_once
 from .dense_accuracy import evaluate_dense
 
 if TYPE_CHECKING:
@@ -34,10 +36,11 @@ def share_buffers(network: Network) -> None:
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
     """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back. Of labels that
     mark any number of classes, and of a network that was trained with such, the mean average precision ``mAP`` over
-    the classes that occur, in per cent. Of a network that answers for each position see
+    the classes that occur, in per cent; nothing where none does. Of a network that answers for each position see
     :func:`~.dense_accuracy.evaluate_dense`.
 
     Raises:
+        UsageError: The samples have no classes.
         ContrastillError: A logit is NaN, so that no class is the largest.
     """
     if network.taps.prediction is not None and network.taps.logits is None:
@@ -55,6 +58,11 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             labels = batch["target"]
         elif "target" in batch:
             labels = F.one_hot(batch["target"].long(), logits.shape[1])
+        elif "label_vector" not in batch:
+            raise UsageError(
+                f"the samples that {type(network.module).__name__} is tested on have no classes (target) to compare "
+                "its logits with: give them some, or leave the test samples out"
+            )
         else:
             labels = batch["label_vector"].long()
         # Each class of several is a question of its own: logits of classes that the data has not are left out.
@@ -73,7 +81,10 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     if precision is not None:
-        return {"mAP": 100 * precision.compute().item()}
+        mean = precision.compute().item()
+        if math.isnan(mean):
+            note_once("no sample is marked with a class, so no mAP is measured")
+        return {} if math.isnan(mean) else {"mAP": 100 * mean}
     # A rank whose share is empty takes part in the sum.
     total, *right = accelerator.reduce(counts, "sum").tolist()
     return {f"top{k}": 100 * count / total for k, count in zip(_TOP, right, strict=True) if total and k < classes}

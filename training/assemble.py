@@ -16,6 +16,7 @@ from ..core.epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
+from ..core.predicted_quantity import scale_note
 from ..core.registry import MODALITIES
 from ..core.representation import Network
 from ..core.representation_spec import RepresentationSpec, describe
@@ -28,6 +29,7 @@ from ..datasets.io.scale import Statistics
 from ..datasets.io.stored_values import values_hash
 from ..ensemble.batched import BatchedTeachers
 from .accelerator import prepare_accelerator
+from .cached_parts import check_cached_parts
 from .checkpoint import checkpoints
 from .class_order import compares_classes
 from .data import (
@@ -128,6 +130,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     test = _test_loader(transfer, data, labels["test"])
     if config.train.views and transfer.teacher_needs:
         _cache_outputs(config, transfer, data, filling)
+    if networks.student.recipe.get("num_classes") == 1 and (test is not None or data.validation is not None):
+        transfer.remarks += filter(None, [scale_note(config)])
     validation = None if data.validation is None else data.evaluating(data.validation)
     return Assembly(transfer, data.train, test, accelerator, data.splits, weights, validation)
 
@@ -304,12 +308,7 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, data: _RunData, fillin
     """Let the transfer read its teachers' outputs of the views from memory or a folder, see
     :class:`~contrastill.core.teachers.cache.CachedTeachers`.
     """
-    for label, term in transfer.terms.items():
-        if config.cache.prediction != "all" and term.objectives[0].whole_prediction:
-            raise UsageError(
-                f"cache.prediction={config.cache.prediction} keeps the largest of each position, and objective {label} "
-                "compares all: set cache.prediction=all"
-            )
+    check_cached_parts(transfer.terms, config.cache)
     origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
     origin |= mixing_facts(config.train)
     origin |= {f"data.{name}": value for name, value in config.data.options().items()}

@@ -126,7 +126,7 @@ def compares_classes(config: RunConfig) -> bool:
     """Whether anything in the loss compares the teachers' logits, or predictions, class by class."""
     entries = [(OBJECTIVES[entry.name or label], entry) for label, entry in config.objectives.items()]
     reading = [(objective, entry) for objective, entry in entries if objective.needs_teacher]
-    if any(objective.needs & {"logits", "prediction"} for objective, _ in reading):
+    if any(objective.needs_with(entry.options()) & {"logits", "prediction"} for objective, entry in reading):
         return True
     rules = {entry.rule or config.ensemble.rule for _, entry in reading} if len(config.teachers) > 1 else ()
     return any(TEACHER_AGGREGATIONS[rule].compares_classes for rule in rules)

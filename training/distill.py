@@ -41,6 +41,7 @@ from .recipe import (
     default_evaluations,
     default_objectives,
     default_training,
+    with_quantity,
 )
 from .run import train_run
 
@@ -199,6 +200,8 @@ def distill(
         if objectives is not None:
             chosen = _objectives(objectives)
         elif answers_for_positions(learner["model"]):
+            if "student.num_classes" not in settings:
+                learner = {**with_quantity(each, learner, splits["train"])}
             chosen = default_dense_objectives(each, learner, splits["train"])
         else:
             chosen = default_objectives(each, splits["train"], train["epochs"], maps=maps)

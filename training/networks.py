@@ -109,7 +109,7 @@ def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], stud
     for label, entry in config.objectives.items():
         objective = OBJECTIVES[entry.name or label]
         for part, other in (("logits", "prediction"), ("prediction", "logits")):
-            if part not in objective.needs or not objective.needs_teacher:
+            if part not in objective.needs_with(entry.options()) or not objective.needs_teacher:
                 continue
             for number, teacher in enumerate(teachers):
                 if part not in teacher.parts(None) and other in teacher.parts(None):
@@ -265,6 +265,7 @@ def build(
     key: str = "",
     way_to_classes: str = "",
     maps: str | None = None,
+    others: bool = False,
 ) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
@@ -277,6 +278,7 @@ def build(
         key: Of its section, as ``teachers.0``, for messages.
         way_to_classes: How what the data stores would be classes, for a message; empty: not known.
         maps: A modality that is called as label maps often are, where the data has none that is known for such.
+        others: Whether classes that a class_map of places leaves out stay possible answers, as in a measurement.
 
     Raises:
         UsageError: Its length is not known, or its class_map does not fit, or a network that is used as it is was
@@ -317,5 +319,5 @@ def build(
     if config.mean is None and measured is not None:
         check_scale(network, config.model, measured)
     if config.class_map is not None:
-        apply_class_map(network, config.class_map, classes, names, config.model)
+        apply_class_map(network, config.class_map, classes, names, config.model, others=others)
     return network

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +70,21 @@ def pixel_labels(splits: Mapping[str, Any], where: str = "the data") -> dict[str
     labelled = [split for split in splits.values() if split is not None and LABELS in split.modalities]
     count = pixel_classes(labelled[0], labelled[-1], where) if labelled else None
     return {name: PixelLabels.of(split, count) for name, split in splits.items()}
+
+
+def counted_with(labels: PixelLabels, other: Any) -> PixelLabels:
+    """Classes of label maps that have no names, as many as another split of the same data has too: the highest may be
+    in that one alone.
+
+    Args:
+        labels: Of one split.
+        other: The other, without label maps or None where there is none.
+    """
+    if labels.classes is not None or labels.num_classes is None or other is None or LABELS not in other.modalities:
+        return labels
+    with suppress(UsageError):  # no pixel of it is labelled
+        return replace(labels, num_classes=max(labels.num_classes, pixel_classes(other, other, "the data")))
+    return labels
 
 
 def check_some_label(split: Any) -> None:

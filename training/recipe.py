@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..core.classes import gives_places
@@ -160,6 +161,26 @@ def default_dense_objectives(
         name = ("dense_regression" if quantity else "dense_kd") if answers else "dense_crd"
         chosen[name] = {"weight": round(1.0 / len(teachers), 4)}
     return chosen
+
+
+def with_quantity(teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], split: Any) -> Mapping[str, Any]:
+    """The entry of a student that answers for each position: where neither it nor a label map says with how many
+    channels, and all teachers predict a quantity, it does so too.
+
+    Args:
+        teachers, student, split: As :func:`default_dense_objectives` takes them.
+    """
+    if student.get("num_classes") is not None or student.get("weights") is not None or not teachers:
+        return student
+    if LABELS in getattr(split, "modalities", ()) or not all(map(_is_quantity, teachers)):
+        return student
+    return {**student, "num_classes": 1}
+
+
+def _is_quantity(teacher: Mapping[str, Any]) -> bool:
+    with suppress(ContrastillError):  # where the network is built to be used, it says so
+        return answers_for_positions(teacher["model"]) and _num_classes(teacher) == 1
+    return False
 
 
 def _answers_as(teacher: Mapping[str, Any], student: Mapping[str, Any], labels: PixelLabels) -> bool:

@@ -63,7 +63,8 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
     elif train.views is None:
         lines = [(key, value, "train.views is not set: leave it out, or set both") for key, value in of_cache.items()]
     if config.teachers and train.views is not None:
-        needs = {part for name in _objectives(config) for part in OBJECTIVES[name].needs}
+        kinds = [(OBJECTIVES[entry.name or label], entry) for label, entry in config.objectives.items()]
+        needs = {part for kind, entry in kinds for part in kind.needs_with(entry.options())}
         unpredicted = (
             [] if "prediction" in needs else [*_set(config.cache, CacheConfig, "cache.", ("prediction",)).items()]
         )

@@ -43,7 +43,10 @@ class BestEpoch:
         if self._loader is None:
             return {}
         # The first one is what the best is chosen by: top-1 before top-5, mIoU, δ < 1.25.
-        name, value = next(iter(evaluate(network, self._loader, self._accelerator).items()))
+        measured = evaluate(network, self._loader, self._accelerator)
+        if not measured:  # of labels that mark no class
+            return {}
+        name, value = next(iter(measured.items()))
         if value > self._best:
             self._best = value
             # A bare module of one's own has no file that could be read again.

@@ -161,6 +161,10 @@ class DenseScores:
         ]
 
 
+SCALED = "scale of each frame by its median"
+"""Of predicted depth whose unit is not known."""
+
+
 @dataclass(frozen=True)
 class DepthScores:
     """A network's own depth, in the fields of :class:`~contrastill.training.dense_accuracy.DepthMeasures`."""
@@ -178,7 +182,7 @@ class DepthScores:
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """The line of the table, by column."""
-        task = "depth" if self.align == "none" else "depth, scale of each frame by its median"
+        task = "depth" if self.align == "none" else f"depth, {SCALED}"
         values = {"abs. rel.": f"{self.abs_rel:.4f}", "RMSE": f"{self.rmse:.4f}", "δ < 1.25 %": _percent(self.delta1)}
         return [{**common, "task": task, **values}]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.run import read_json
 from ..core.weights import STUDENT
+from ..evaluation.evaluation_result import SCALED
 from ..evaluation.retrieval_scores import retrieval_tasks
 from .markup import Markup, element, is_number, join
 from .page_parts import Cell, measured, picture, table
@@ -103,6 +104,7 @@ def _lines(row: dict[str, Any], network: str) -> Iterable[dict[str, Any]]:
         yield from _retrieval(row, common)
     elif cells := _cells(row):
         named = "mean average precision" if "mAP" in row else "accuracy" if "top1" in row else "prediction"
+        named += "" if row.get("align") in (None, "none") else f", {SCALED}"
         yield {**common, "task": named, **cells}
 
 

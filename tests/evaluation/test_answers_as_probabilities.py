@@ -1,7 +1,6 @@
 """Networks that end in a softmax or a sigmoid, where logits are measured."""
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 

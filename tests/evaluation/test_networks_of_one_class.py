@@ -85,6 +85,8 @@ def test_classes_without_names_are_compared_by_number_with_a_line(networks, path
 def test_probabilities_have_no_correlations_of_logits(networks, path):
     small, large = networks
     ending = nn.Sequential(small.module, nn.Softmax(1))
-    soft = Network(ending, taps=Taps(embedding=f"0.{small.taps.embedding}", logits="output:"), preprocess=small.preprocess)
+    soft = Network(
+        ending, taps=Taps(embedding=f"0.{small.taps.embedding}", logits="output:"), preprocess=small.preprocess
+    )
     with pytest.raises(UsageError, match="returns probabilities .*, and --correlation compares logits: leave the soft"):
         contrastill.probe_networks(soft, str(path), ProbeSpec(correlation=large), progress=False)

@@ -73,6 +73,7 @@ def test_settings_of_a_baselines_objective_are_named_beside_the_published_figure
 
 def test_an_objective_of_a_missing_package_ends_no_report(copy, capsys):
     run = copy / "student"
+    replace(run, "imports: []", "imports: [a_missing_package]")
     replace(run, "  kd:", "  of_a_missing_package:")
     replace(run, "name: kd", "name: of_a_missing_package")
     for network in ("resnet8", "resnet20"):

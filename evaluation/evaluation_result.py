@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core.metric_names import SCALED
 from ..core.table import Table, TabularResult
 from .retrieval_scores import RetrievalScores
 
@@ -159,10 +160,6 @@ class DenseScores:
                 "boundary F %": _percent(self.boundary_f),
             }
         ]
-
-
-SCALED = "scale of each frame by its median"
-"""Of predicted depth whose unit is not known."""
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,8 @@ def batches_of(
         return
     places = _places(rows, loader.num_samples)
     if not part:
-        full = _regrouped(loader, epoch, places, names, batch_size)
-        yield from (batch for batch, _ in zip(full, range(steps), strict=False))
+        regrouped = _regrouped(loader, epoch, places, names, batch_size)
+        yield from (batch for batch, _ in zip(regrouped, range(steps), strict=False))
         return
     gathered: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in loader.epoch(epoch):

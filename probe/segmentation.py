@@ -158,8 +158,9 @@ def segment(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = channels_last(_model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device))
-        options = {"batch_size": batch_size, "epochs": epochs, "seed": seed, "device": device}
-        training = _Training(model, train, rows, len(frames), labels, **options)
+        training = _Training(
+            model, train, rows, len(frames), labels, batch_size=batch_size, epochs=epochs, seed=seed, device=device
+        )
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()
     confusion = count_confusion(

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.metric_names import SCALED
 from ..core.run import read_json
 from ..core.weights import STUDENT
-from ..evaluation.evaluation_result import SCALED
 from ..evaluation.retrieval_scores import retrieval_tasks
 from .markup import Markup, element, is_number, join
 from .page_parts import Cell, measured, picture, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluation.evaluation_result import SCALED
+from ..core.metric_names import SCALED
 from .markup import is_number
 
 OWN = "its own outputs"

@@ -127,13 +127,13 @@ class ExportSamples:
         if dense:
             check_dense_data(split, network.recipe["num_classes"], self.name)
             labels = pixel_labels({"test": split}, self.name)["test"]
+        elif split.targets is None:
+            raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
         elif network.recipe.get("several_classes"):
             raise UsageError(
                 f"--int8 measures top-1, and the student of {run} was trained with any number of classes for each "
                 "sample, of which mAP is the measure: leave it out"
             )
-        elif split.targets is None:
-            raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
         match_classes_of(
             network,
             labels,

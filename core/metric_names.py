@@ -26,6 +26,8 @@ ERRORS = {"abs_rel": "absolute relative error", "rmse": "root of the mean square
 HEADLINES = ("top1", "mAP", "miou", "delta1")
 """The one by which a network is judged, for each kind of answer."""
 
+SCALED = "scale of each frame by its median"
+"""How predicted depth was measured whose unit is not known."""
 
 _VALIDATION = "validation_"
 _OTHERS = ("stage", "epoch", "step", "lr", "loss", "seconds", "samples_per_second", "skipped", "gradient_norm")

@@ -224,6 +224,7 @@ def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDes
     from .probe_inputs import data_named
 
     named = data_named(source)
+    named.check_whole("a description")
     dataset = dataset_of(named.name, named.options)
     opened = {name: split for name in ("train", "test") if (split := dataset.open(name)) is not None}
     if not opened:

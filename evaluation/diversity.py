@@ -22,6 +22,7 @@ from ..core.fingerprint import weights_hash
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
+from ..core.representation_spec import describe
 from ..core.run import Run
 from ..core.run_data import other_data
 from ..core.seeds import members
@@ -192,13 +193,20 @@ def _log_probabilities(
             print_message(note)
         member.network.freeze().to(accelerator.device)
         parts, targets = [], []
+        order, probabilities = member.network.classes, None
         for batch in open_loader(
             test, [member.network.modality], batch_size=256, train=False, device=accelerator.device
         ).epoch(0):
+            # All of its own, as a part of them sums to no 1; probabilities of a part are those among it.
+            member.network.classes = None
             with accelerator.autocast():
+                if probabilities is None:
+                    probabilities = _returns_probabilities(member, batch)
                 logits = member.network(batch, frozenset({"logits"})).logits
+            member.network.classes = order
             assert logits is not None, "they were asked for"
-            log_probabilities = logits.double().log_softmax(1).float().cpu()
+            logits = logits.double().log() if probabilities else logits.double()
+            log_probabilities = (logits if order is None else logits[:, order]).log_softmax(1).float().cpu()
             # A class that is masked by −∞ has the probability 0.
             if bool(log_probabilities.isnan().any()):
                 raise UsageError(f"the logits of {who} hold infinite or NaN values: {MASKED}")
@@ -207,6 +215,21 @@ def _log_probabilities(
         member.network.cpu()
         outputs.append(torch.cat(parts))
     return torch.cat(targets), torch.stack(outputs)
+
+
+def _returns_probabilities(member: Member, batch: Mapping[str, Tensor]) -> bool:
+    """Whether a network has taken the softmax already.
+
+    Raises:
+        UsageError: It ends in a sigmoid, so that it answers for each class on its own.
+    """
+    spec = describe(member.network, batch)
+    if spec.sigmoid:
+        raise UsageError(
+            f"{member.who} ends in a sigmoid, and what is compared are probabilities of one class among all: leave the "
+            "sigmoid at its end out"
+        )
+    return spec.probabilities
 
 
 def _result(

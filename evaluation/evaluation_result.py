@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core.metric_names import SCALED
 from ..core.table import Table, TabularResult
 from .retrieval_scores import RetrievalScores
 
@@ -178,9 +179,8 @@ class DepthScores:
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """The line of the table, by column."""
-        task = "depth" if self.align == "none" else "depth, scale of each frame by its median"
         values = {"abs. rel.": f"{self.abs_rel:.4f}", "RMSE": f"{self.rmse:.4f}", "δ < 1.25 %": _percent(self.delta1)}
-        return [{**common, "task": task, **values}]
+        return [{**common, "task": "depth" if self.align == "none" else f"depth, {SCALED}", **values}]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class ExportSamples:
             self._open: Callable[[str], Any] = lambda name: open_split(config, name)
         else:
             source = data_named(data)
+            source.check_whole("an export")
             self._open = dataset_of(source.name, source.options).open
         self.name, self.modality = data or "the run's data", config.student.modality
         self._int8, self._required = int8, int8 or data is not None
@@ -128,6 +129,11 @@ class ExportSamples:
             labels = counted_with(pixel_labels({"test": split}, self.name)["test"], self.needed("train"))
         elif split.targets is None:
             raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
+        elif network.recipe.get("several_classes"):
+            raise UsageError(
+                f"--int8 measures top-1, and the student of {run} was trained with any number of classes for each "
+                "sample, of which mAP is the measure: leave it out"
+            )
         match_classes_of(
             network,
             labels,

@@ -69,6 +69,7 @@ class DataSetProbe:
         self.teacher = others["correlation"].text if "correlation" in others else None
         self.layers: dict[str, list[str]] = {}
         self._compared = {name.text for name in others.values()}
+        self._probabilities: set[str] = set()
         self._cached: dict[str, dict[str, Features]] = {}
 
     def check(self) -> None:
@@ -99,7 +100,13 @@ class DataSetProbe:
                         f"{text} gives no logits, so its classes have no correlations: leave out --correlation, "
                         "or the network"
                     )
-                self._places(text, self.teacher)  # complains of other classes
+                if text in self._probabilities:
+                    raise UsageError(
+                        f"{text} returns probabilities (they sum to 1), and --correlation compares logits: leave the "
+                        "softmax at its end out"
+                    )
+                if self._places(text, self.teacher) is None and text != self.teacher:  # complains of other classes
+                    self._note_numbers(text, self.teacher)
                 self._note_untrained(text)
 
     def measure(self, text: str) -> NetworkMeasures:
@@ -145,6 +152,16 @@ class DataSetProbe:
         # The name of a run's student is its folder; another name is that of none.
         if untrained := untrained_logits(text, self.built[text].network.recipe):
             note_once(f"{untrained}: their correlations are those of random weights")
+
+    def _note_numbers(self, text: str, teacher: str) -> None:
+        """Say that classes are compared by their numbers, where nothing names them on both sides."""
+        unnamed = [name for name in (text, teacher) if not self.built[name].network.recipe.get("classes")]
+        if unnamed:
+            print_message(
+                f"--correlation compares the classes of {text} and {teacher} by their numbers, as "
+                f"{' and '.join(unnamed)} {'has' if len(unnamed) == 1 else 'have'} no names for them: it says nothing "
+                "where they are numbered otherwise"
+            )
 
     def _places(self, text: str, teacher: str) -> list[int] | None:
         """Where a network has the classes of the teacher; None where either has no names for them."""
@@ -203,6 +220,8 @@ class DataSetProbe:
             check_other_data(built.network, text, self.data.test, chosen=built.entry.mean is not None)
         loader = open_loader(self.data.test, [modality], batch_size=2, device="cpu", seed=0, train=False)
         spec = describe(built.network, next(iter(loader.epoch(0))))
+        if spec.probabilities:
+            self._probabilities.add(text)
         ends = [name for name, size in (("embedding", spec.embedding_dim), ("logits", spec.num_classes)) if size]
         return [*(f"maps.{number}" for number in range(len(spec.map_shapes))), *ends]
 

@@ -159,6 +159,22 @@ class DataName:
             else self.name
         )
 
+    def check_whole(self, what: str) -> None:
+        """Complain of a choice that a probe alone makes.
+
+        Args:
+            what: Uses all samples.
+
+        Raises:
+            UsageError: Classes or folds were chosen.
+        """
+        options = {f"classes={','.join(self.classes or ())}": self.classes is not None, "fold=all": self.folds}
+        if given := [option for option, is_given in options.items() if is_given]:
+            raise UsageError(
+                f"{self.text}: {' and '.join(given)} chooses what a probe measures, and {what} takes all samples of "
+                "the data: leave it out"
+            )
+
     def open(self) -> OpenData:
         """Both splits.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
+from ..core.fingerprint import weights_hash
 from ..core.label_vectors import several_classes
 from ..core.run import Run
 from ..core.run_names import no_run
@@ -122,9 +123,11 @@ class RunEvaluation:
             yield from head_rows(self)
         for candidate in self.networks(teachers=teachers, baselines=baselines) if names else ():
             if candidate.role != "student":
-                key = json.dumps(
-                    [candidate.role, self.config.seed, candidate.entry.model_dump(mode="json"), self._settings()]
-                )
+                entry = candidate.entry
+                # Random weights of one seed are others for each teacher.
+                values = weights_hash(candidate.network.module) if entry.weights is None else ""
+                of = [candidate.role, self.config.seed, entry.model_dump(mode="json"), values]
+                key = json.dumps([*of, self._settings()])
                 if key in measured:
                     continue
                 measured.add(key)

@@ -50,6 +50,11 @@ def head_obstacles(options: EvaluationConfig, baselines: Collection[str]) -> lis
             f"evaluation.mode={options.mode} trains a network along with its head, and --head-of {options.head_of} "
             "runs one head on two frozen networks: leave one of them out"
         )
+    if "classification" in options.tasks and options.layers != ("embedding",):
+        obstacles.append(
+            f"evaluation.layers=[{','.join(options.layers)}] are of a probe of each network's own, and --head-of "
+            f"{options.head_of} takes heads on the teacher's embedding alone: set evaluation.layers=[embedding]"
+        )
     if others := [name for name in ("random", "scratch") if name in baselines]:
         obstacles.append(
             f"a network that is {' or '.join(others)} does not answer in the space of the teacher, whose heads "

@@ -5,7 +5,7 @@ loader.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -85,13 +85,24 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
     return cache
 
 
-def labelled_frames(loader: Any, rows: Tensor, labels: str) -> int:
-    """How many of the frames ``rows`` (n,) have a labelled pixel; the loader's batches are not augmented."""
-    places = _places(rows, loader.num_samples)
-    return sum(
-        int(((batch[labels].cpu() > 0).flatten(1).any(1) & (places[batch["index"].cpu()] >= 0)).sum())
-        for batch in loader.epoch(0)
-    )
+def labelled_frames(loader: Any, labels: str) -> Tensor:
+    """int64, rising positions of the frames with a labelled pixel; the loader's batches are not augmented."""
+    found = []
+    for batch in loader.epoch(0):
+        check_label_maps(batch, labels)
+        found.append(batch["index"].cpu()[(batch[labels].cpu() > 0).flatten(1).any(1)])
+    return torch.cat(found).sort().values
+
+
+def check_label_maps(batch: Mapping[str, Tensor], labels: str) -> None:
+    """Refuse data without label maps.
+
+    Raises:
+        UsageError: A batch has none of that name.
+    """
+    if labels not in batch:
+        there = ", ".join(sorted(name for name in batch if name not in ("index", "target", "camera")))
+        raise UsageError(f"the data has no label maps called {labels}: it has {there}; name their modality")
 
 
 def _room(maps: Collection[Tensor], labels: Tensor, count: int) -> KeptMaps | None:
@@ -138,18 +149,22 @@ def shuffled_rows(count: int, batch_size: int, steps: int, seed: int, epoch: int
 
 
 def batches_of(
-    loader: Any, epoch: int, rows: Tensor, names: Collection[str], batch_size: int, steps: int, seed: int
+    loader: Any, epoch: int, rows: Tensor, names: Collection[str], batch_size: int, steps: int, seed: int, part: bool
 ) -> Iterator[dict[str, Tensor]]:
     """``steps`` full batches of the frames ``rows``, from the views of an epoch.
 
-    All frames stream; of a part, the epoch's views are gathered first and handed out repeatedly, so no epoch costs more
-    than one pass.
+    All labelled frames stream; of a part of them, the epoch's views are gathered first and handed out repeatedly, so no
+    epoch costs more than one pass.
     """
     if len(rows) == loader.num_samples:
         full = (batch for batch in loader.epoch(epoch) if len(batch["index"]) == batch_size)
         yield from (batch for batch, _ in zip(full, range(steps), strict=False))
         return
     places = _places(rows, loader.num_samples)
+    if not part:
+        regrouped = _regrouped(loader, epoch, places, names, batch_size)
+        yield from (batch for batch, _ in zip(regrouped, range(steps), strict=False))
+        return
     gathered: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in loader.epoch(epoch):
         here = places[batch["index"].cpu()] >= 0
@@ -158,6 +173,21 @@ def batches_of(
     views = {name: torch.cat(parts) for name, parts in gathered.items()}
     for picked in shuffled_rows(len(rows), batch_size, steps, seed, epoch):
         yield {name: value[picked.to(value.device)] for name, value in views.items()}
+
+
+def _regrouped(
+    loader: Any, epoch: int, places: Tensor, names: Collection[str], batch_size: int
+) -> Iterator[dict[str, Tensor]]:
+    """Full batches of the frames that have a place, in the order in which an epoch hands them out."""
+    waiting: dict[str, Tensor] = {}
+    for batch in loader.epoch(epoch):
+        here = places[batch["index"].cpu()] >= 0
+        for name in names:
+            value = batch[name][here.to(batch[name].device)]
+            waiting[name] = torch.cat([waiting[name], value]) if name in waiting else value
+        while all(len(value) >= batch_size for value in waiting.values()):
+            yield {name: value[:batch_size] for name, value in waiting.items()}
+            waiting = {name: value[batch_size:] for name, value in waiting.items()}
 
 
 def _places(rows: Tensor, num_samples: int) -> Tensor:

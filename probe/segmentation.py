@@ -20,7 +20,7 @@ from ..core.representation_spec import describe
 from ..models.decoders import HEADS, Head
 from .features import copied
 from .labels import labelled_part
-from .maps import KeptMaps, batches_of, keep_maps, labelled_frames, shuffled_rows
+from .maps import KeptMaps, batches_of, check_label_maps, keep_maps, labelled_frames, shuffled_rows
 from .pixel_measures import confusion_of, measures_of, pixel_targets
 
 MODES = ("frozen", "fine_tuned", "scratch")
@@ -38,7 +38,7 @@ class SegmentationResult:
         mean_accuracy: The same for each class that occurs in the labels, averaged.
         miou: Intersection over union, averaged over the classes that occur in labels or predictions.
         per_class_iou: Of classes 1…C; NaN for a class that occurs in neither.
-        num_train: Training frames whose labels were used; those without a labelled pixel do not count.
+        num_train: Training frames whose labels were used.
         num_test: Test frames.
         seconds: What it took, training included.
     """
@@ -99,10 +99,9 @@ def segment(
     """Train a head for classes of pixels on an encoder's maps and measure it once on the test split.
 
     The encoder is a copy: ``network`` is as before afterwards. With the frozen encoder the maps of the training frames
-        as they are
-    stored are computed once and cached; beyond 2 GB they are computed in each epoch, from the split's training views.
-    Otherwise training views are what encoder and head learn from. A part of the labels gets as many steps as all of
-    them would.
+    as they are stored are computed once and cached; beyond 2 GB they are computed in each epoch, from the split's
+    training views. Otherwise training views are what encoder and head learn from. Frames without a labelled pixel are
+    left out. A part of the labels gets as many steps as all of them would.
 
     Args:
         network: Any tapped network with maps.
@@ -114,8 +113,9 @@ def segment(
         head: ``"linear"``: a linear classifier of each pixel. ``"unet"``, ``"fpn"``: a small decoder.
         mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``.
             ``"scratch"``: at ``lr``.
-        label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
-        epochs: Passes over the training split.
+        label_fraction: Share of the training frames with a labelled pixel that is used, stratified by
+            ``train.targets``.
+        epochs: Passes over the labelled training frames.
         batch_size: Frames of a step; an epoch's last, shorter batch is dropped.
         lr: Learning rate of AdamW at its highest; it rises in the first steps and falls as a cosine. A linear head,
             whose problem is convex, learns at 30 times this rate.
@@ -130,7 +130,7 @@ def segment(
 
     Raises:
         UsageError: An unknown head or mode, no label maps, labels beyond ``num_classes``, no maps, a part of fewer than
-            two frames.
+            two labelled frames.
     """
     began = time.perf_counter()
     for kind, name, known in (("head", head, HEADS), ("mode", mode, MODES)):
@@ -141,17 +141,26 @@ def segment(
             f"no pixel of the label maps ({labels}) is labelled: 0 stands for no label, and classes are 1, 2, … "
             "(if 0 is a class of yours, add 1 to all)"
         )
-    rows = labelled_part(train.num_samples, getattr(train, "targets", None), label_fraction, seed)
+    device = torch.device(device)
+    frames = labelled_frames(train.loader(batch_size=batch_size, device=device, seed=seed, train=False), labels)
+    if not len(frames):
+        raise UsageError(
+            f"none of the {train.num_samples} training frames has a labelled pixel ({labels}): name a split with labels"
+        )
+    targets = getattr(train, "targets", None)
+    targets = None if targets is None else torch.as_tensor(targets).cpu()[frames]
+    rows = frames[labelled_part(len(frames), targets, label_fraction, seed)]
     if len(rows) < 2:
         raise UsageError(
-            f"label_fraction={label_fraction} leaves {len(rows)} of {train.num_samples} training frames: take a "
+            f"label_fraction={label_fraction} leaves {len(rows)} of {len(frames)} labelled training frames: take a "
             "larger part"
         )
-    device = torch.device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = channels_last(_model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device))
-        training = _Training(model, train, rows, labels, batch_size=batch_size, epochs=epochs, seed=seed, device=device)
+        training = _Training(
+            model, train, rows, len(frames), labels, batch_size=batch_size, epochs=epochs, seed=seed, device=device
+        )
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()
     confusion = count_confusion(
@@ -160,7 +169,7 @@ def segment(
     measures = measures_of(confusion)
     return SegmentationResult(
         **measures,
-        num_train=training.labelled,
+        num_train=len(rows),
         num_test=test.num_samples,
         seconds=round(time.perf_counter() - began, 3),
     ), model
@@ -169,9 +178,7 @@ def segment(
 def _model(network: Network, train: Any, head: str, num_classes: int, labels: str, *, frozen: bool) -> Segmenter:
     encoder = copied(network, trainable=not frozen)
     batch = next(iter(train.loader(batch_size=2, device="cpu", seed=0, train=False).epoch(0)))
-    if labels not in batch:
-        there = ", ".join(sorted(name for name in batch if name not in ("index", "target", "camera")))
-        raise UsageError(f"the data has no label maps called {labels}: it has {there}; name their modality")
+    check_label_maps(batch, labels)
     return Segmenter(encoder, HEADS[head](describe(encoder.cpu(), batch).map_shapes, num_classes))
 
 
@@ -192,6 +199,7 @@ class _Training:
         model: Segmenter,
         split: Any,
         rows: Tensor,
+        labelled: int,
         labels: str,
         *,
         batch_size: int,
@@ -202,17 +210,11 @@ class _Training:
         self.model, self.split, self.rows, self.labels = model, split, rows, labels
         self.batch_size, self.epochs, self.seed, self.device = min(batch_size, len(rows)), epochs, seed, device
         # As many as with all the labels, so that fewer labels do not mean less training as well.
-        self.steps = max(1, split.num_samples // batch_size)
+        self.steps, self.part = max(1, labelled // batch_size), len(rows) < labelled
         self.cached: KeptMaps | None = None
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
             self.cached = keep_maps(
                 model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
-            )
-        if self.cached is not None:
-            self.labelled = int((self.cached.labels > 0).flatten(1).any(1).sum())
-        else:
-            self.labelled = labelled_frames(
-                split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
             )
 
     def run(self, optimizer: torch.optim.Optimizer, progress: bool) -> None:
@@ -240,8 +242,9 @@ class _Training:
                 yield self.model.head.classify(maps, target.shape[2:]), target
             return
         loader = self.split.loader(batch_size=self.batch_size, device=self.device, seed=self.seed, train=True)
+        names = (self.model.encoder.modality, self.labels)
         for batch in batches_of(
-            loader, epoch, self.rows, (self.model.encoder.modality, self.labels), self.batch_size, self.steps, self.seed
+            loader, epoch, self.rows, names, self.batch_size, self.steps, self.seed, part=self.part
         ):
             yield self.model(batch, batch[self.labels].shape[2:]), batch[self.labels]
 

@@ -53,7 +53,7 @@ class Compared:
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, else of what ``contrastill evaluate`` wrote of the student."""
-        values = {name: group.last(name) for name in ("top1", "top5", "mAP", "miou")}
+        values = {name: group.last(name) for name in ("top1", "top5", "mAP", "miou", "delta1")}
         ways = {name: {OWN} for name, measured in values.items() if measured}
         trained = {*ways}
         for rows in self.evaluated[group.name]:
@@ -78,7 +78,7 @@ class Compared:
 
     def metric(self, group: RunSeries) -> str | None:
         """The metric that a student is judged by."""
-        return next((key for key in ("top1", "mAP", "miou", "probe") if key in self.scores[group.name]), None)
+        return next((key for key in ("top1", "mAP", "miou", "delta1", "probe") if key in self.scores[group.name]), None)
 
     def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long; of several the one that was trained most
@@ -109,7 +109,7 @@ class Compared:
         """Note the metrics that are not measured alike: by one kind of head, trained alike, or by a network's own
         outputs.
         """
-        for metric in ("miou", "probe"):
+        for metric in ("miou", "delta1", "probe"):
             if len({way for of in self.ways.values() for way in of.get(metric, ())}) > 1:
                 ways = {name: " and ".join(sorted(of[metric])) for name, of in self.ways.items() if metric in of}
                 each = "; ".join(f"{name}: {way}" for name, way in ways.items())
@@ -154,11 +154,12 @@ class Compared:
             values = [row[metric] for row in other.runs[number].history() if is_number(row.get(metric))]
             # The epoch where a file is cut off is not that of the weights that taught.
             values = [] if incomplete(other.runs[number], of_teacher) else values
+            recorded = all(run.data_facts().get("test") for run in (other.runs[number], group.runs[0]))
             # Of a folder of seeds it is the one that the student was trained from, not their mean.
             if (
                 of_teacher is not None
                 and values
-                and same_test(of_teacher, config)
+                and same_test(of_teacher, config, recorded=recorded)
                 and not self._replaced(group, other, ("test",))
             ):
                 changed = changed_input(config.teachers[0], other.runs[number])
@@ -211,7 +212,7 @@ class Compared:
         return mean_std(values[:1]) if values else None
 
 
-_COLUMNS = {"top1": "top-1, %", "mAP": "mAP, %", "miou": "mIoU, %", "probe": "linear probe, %"}
+_COLUMNS = {"top1": "top-1, %", "mAP": "mAP, %", "miou": "mIoU, %", "delta1": "δ < 1.25, %", "probe": "linear probe, %"}
 
 
 def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:

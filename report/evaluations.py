@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.metric_names import SCALED
 from ..core.run import read_json
 from ..core.weights import STUDENT
 from ..evaluation.retrieval_scores import retrieval_tasks
@@ -103,6 +104,7 @@ def _lines(row: dict[str, Any], network: str) -> Iterable[dict[str, Any]]:
         yield from _retrieval(row, common)
     elif cells := _cells(row):
         named = "mean average precision" if "mAP" in row else "accuracy" if "top1" in row else "prediction"
+        named += "" if row.get("align") in (None, "none") else f", {SCALED}"
         yield {**common, "task": named, **cells}
 
 

@@ -48,8 +48,18 @@ def _data(config: RunConfig) -> str:
     )
 
 
-def same_test(first: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs were tested on the same samples, however many each was trained on."""
+def same_test(first: RunConfig, other: RunConfig, *, recorded: bool) -> bool:
+    """Whether two runs were tested on the same samples, however many each was trained on.
+
+    Args:
+        first: The config of the one.
+        other: That of the other.
+        recorded: Whether both record how many samples they were tested on, which are compared apart from this; else
+            a limit is taken to be of these too.
+    """
+    limits = [config.data.options().get("limit") for config in (first, other)]
+    if not recorded and limits[0] != limits[1]:
+        return False
     data = [
         {
             key: value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..core.metric_names import SCALED
 from .markup import is_number
 
 OWN = "its own outputs"
@@ -34,12 +35,13 @@ def measures_of(rows: Sequence[dict[str, Any]], role: str) -> dict[str, tuple[fl
         key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0,
     )
     for row in rows:
-        way = {key: row[key] for key in ("head", "mode", "labels") if key in row} | row["settings"]
-        way |= {"training images": row["train_images"]} if "train_images" in row else {}
-        text = ", ".join(f"{key} {value}" for key, value in way.items())
+        options = {key: row[key] for key in ("head", "mode", "labels") if key in row} | row["settings"]
+        options |= {"training images": row["train_images"]} if "train_images" in row else {}
+        text = ", ".join(f"{key} {value}" for key, value in options.items())
         if row.get("task") == "accuracy":
-            names = ("miou", "pixel_accuracy", *(("top1", "mAP") if role == "teacher" else ()))
-            own |= {key: (row[key], OWN) for key in names if is_number(row.get(key))}
+            names = ("miou", "pixel_accuracy", "delta1", *(("top1", "mAP") if role == "teacher" else ()))
+            way = OWN if row.get("align") in (None, "none") else f"{OWN}, {SCALED}"
+            own |= {key: (row[key], way) for key in names if is_number(row.get(key))}
             continue
         heads |= {key: (row[key], text) for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
         layers = row.get("layers")

@@ -14,10 +14,11 @@ from ..core.registry import DATASETS, OBJECTIVES
 from ..core.run import Run
 from ..core.run_data import recorded_size
 from ..models.resnet import CIFAR100_MEAN, CIFAR100_STD
-from .references import NOT_OF_BASELINES, sides, text_of, training_differences
+from .references import NOT_OF_BASELINES, sides, student_recipe, text_of, training_differences
 from .runs import RunSeries, objective_name, reads_teacher
 
 _RECIPE = "compression/cifar100_crd"
+_CLASSES = 100
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
 _SIZE = (32, 32)
 # Options of data that say where the samples are, or how many, which the folder's counts say.
@@ -31,8 +32,11 @@ _WHERE = (
 def published_figure(group: RunSeries, config: RunConfig) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
     facts: Any = next((data for run in group.runs if (data := run.read_json("checkpoints/data.json"))), {})
-    if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
+    facts = facts if isinstance(facts, dict) else {}
+    if len(config.teachers) > 1 or _classes(group, config, facts) != _CLASSES:
         return None, []
+    if any(objective_name(entry) not in OBJECTIVES for entry in config.objectives.values()):
+        return None, []  # of a package that is not installed here, or one's own: none was published
     student, objectives = config.student.model, _objectives(config)
     if not config.teachers:
         pair = next(
@@ -47,6 +51,20 @@ def published_figure(group: RunSeries, config: RunConfig) -> tuple[Figure | None
             else None
         )
     return figure, _reasons(config, group.runs[0], facts, objectives) if figure else []
+
+
+def _classes(group: RunSeries, config: RunConfig, facts: dict[str, Any]) -> int | None:
+    """How many classes the data of a training have: of a run without facts of its data those that its config or its
+    student names; None where nothing says it.
+    """
+    recorded = _fact(facts, "train", "classes")
+    if recorded is not None:
+        return recorded
+    chosen = config.data.options().get("num_classes") or config.student.num_classes
+    if isinstance(chosen, int):
+        return chosen
+    recipe = next((recipe for run in group.runs if (recipe := student_recipe(run))), {})
+    return recipe.get("num_classes")
 
 
 def _objectives(config: RunConfig) -> str:
@@ -100,6 +118,7 @@ def _reasons(config: RunConfig, run: Run, facts: dict[str, Any], objectives: str
     unread = ("epochs",) if config.teachers else NOT_OF_BASELINES
     reasons += training_differences(config, usual_training, "instead of", unread)
     reasons += [*_of_data(config), *_of_networks(config), *_of_warmups(config)]
+    reasons += [] if config.teachers else _of_baselines(config)
     if objectives:
         usual = weights(objectives, config.student.model)
         own = {entry.name: entry.weight for entry in config.objectives.values()}
@@ -107,6 +126,27 @@ def _reasons(config: RunConfig, run: Run, facts: dict[str, Any], objectives: str
             f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}"
             for name, weight in usual.items()
             if own.get(name) != weight
+        ]
+    return reasons
+
+
+def _of_baselines(config: RunConfig) -> list[str]:
+    """What sets the objectives of a training without teachers apart from cross-entropy with the labels alone."""
+    names = [objective_name(entry) for entry in config.objectives.values()]
+    reasons = [f"the objective {name} too" for name in names if name != "cross_entropy"]
+    if "cross_entropy" not in names:
+        reasons.append("no cross_entropy")
+    for entry in config.objectives.values():
+        if objective_name(entry) != "cross_entropy":
+            continue
+        if entry.weight != 1:
+            reasons.append(f"a weight of {entry.weight:g} instead of 1 for cross_entropy")
+        fields = OBJECTIVES["cross_entropy"].Options.model_fields
+        usual = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+        reasons += [
+            f"objectives.cross_entropy.{key} {text_of(value)} instead of {text_of(usual.get(key))}"
+            for key, value in entry.options().items()
+            if value != usual.get(key)
         ]
     return reasons
 

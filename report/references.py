@@ -59,7 +59,7 @@ def changed_input(teacher: NetworkConfig, run: Run) -> list[str]:
         teacher: As the run that was trained from it names it.
         run: Its own.
     """
-    recipe = _recipe(run)
+    recipe = student_recipe(run)
     own = dict(recipe.get("preprocess") or {})
     if own.get("resolution") is None:
         own["resolution"] = recipe.get(TRAINED_SIZE) or recorded_size(run, teacher.modality)
@@ -71,7 +71,7 @@ def changed_input(teacher: NetworkConfig, run: Run) -> list[str]:
     ]
 
 
-def _recipe(run: Run) -> dict[str, Any]:
+def student_recipe(run: Run) -> dict[str, Any]:
     """That of a run's student; of an unreadable file or an older one nothing."""
     try:
         return read_recipe(run.student) or {}

@@ -14,26 +14,21 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from ..core.arguments import checked
-from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.fingerprint import weights_hash
 from ..core.given_values import note_frames
 from ..core.home import expanded
 from ..core.input_values import values_can_be_read
-from ..core.metric_names import ERRORS, METRICS
-from ..core.predicted_quantity import quantity_in_words
-from ..core.registry import MODALITIES, short_name
-from ..core.representation import Taps
+from ..core.registry import MODALITIES
 from ..core.run import Run
 from ..core.tapping import answer
 from ..core.torch_settings import own_settings
-from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module, with_answer
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
-from ..models.trained_logits import untrained_logits
 from ..models.wrappers import to_be_filled, unwrapped
 from ..xmodal.modalities import SOURCES
+from .student_card import answers, card, dense, training_of
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +82,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
             raise UsageError(f"recipe has {sorted(recipe)}: it needs model and preprocess; load with Student.from_run")
         # What config.json holds; a module is no part of it.
         labels = _labels(recipe.get("classes"))
-        self._hub_mixin_config = {"recipe": recipe, "trained": trained, "answers": _answers(recipe), **labels}
+        self._hub_mixin_config = {"recipe": recipe, "trained": trained, "answers": answers(recipe), **labels}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
         self.module = build_module(self.recipe) if module is None else to_be_filled(module)
@@ -116,7 +111,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{path} does not say which network it is: only a student that a run wrote can be loaded without "
                 "its name"
             )
-        student = cls(recipe, _trained(Run(path.parent), recipe), module)
+        student = cls(recipe, training_of(Run(path.parent), path.name, recipe), module)
         student._load(path)
         return student
 
@@ -173,9 +168,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""
         about = copy.deepcopy(self._hub_mixin_info.model_card_data)
-        if _dense(self.recipe):
+        if dense(self.recipe):
             about.pipeline_tag = "image-segmentation" if self.recipe["num_classes"] != 1 else "depth-estimation"
-        return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{_card(self.recipe, self.trained, self._is_changed())}")
+        return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{card(self.recipe, self.trained, self._is_changed())}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
@@ -240,50 +235,6 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
 
-def _trained(run: Run, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a run's folder says of its training; None where there is no more than the weights."""
-    history = run.history()
-    if not run.config.is_file() or not history:
-        return None
-    try:
-        config = read_resolved(run.config)
-    except UsageError as error:
-        log.warning("%s, so the student's card says nothing of its training", error)
-        return None
-    return {
-        "teachers": [f"{short_name(teacher['model'])} ({teacher['modality']})" for teacher in config["teachers"]],
-        "objectives": {name: entry["weight"] for name, entry in config["objectives"].items()},
-        "untrained_logits": bool(untrained_logits(run.path, recipe)),
-        "data": short_name(config["data"]["name"]),
-        "epochs": history[-1]["epoch"] + 1,
-        "seed": config["seed"],
-        "measured": {name: history[-1][name] for name in (*METRICS, *ERRORS) if name in history[-1]},
-        "versions": run.latest_versions(),
-    }
-
-
-def _dense(recipe: Mapping[str, Any]) -> bool:
-    """Whether a student answers for each position."""
-    return Taps(**(recipe.get("taps") or {})).dense
-
-
-def _answers(recipe: Mapping[str, Any]) -> str:
-    """What a student returns, in words."""
-    count = recipe.get("num_classes")
-    if not _dense(recipe):
-        return f"logits (B, {count})"
-    if count == 1:
-        return f"prediction (B, 1, H, W), {quantity_in_words(recipe)}"
-    return (
-        f"prediction (B, {count}, H, W), logits at each position, whose channel c, from 0 on, is class c + 1 of the "
-        "label maps"
-    )
-
-
-def _measured(name: str, value: float) -> str:
-    return f"{METRICS[name]} {value:.2f} %" if name in METRICS else f"{ERRORS[name]} {value:.3g}"
-
-
 def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
     """The names of the classes as config.json of timm (``label_names``) and of transformers (``id2label``,
     ``label2id``) has them.
@@ -297,53 +248,3 @@ def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
         "id2label": numbered,
         "label2id": {name: int(number) for number, name in numbered.items()},
     }
-
-
-def _card(recipe: dict[str, Any], trained: dict[str, Any] | None, changed: bool) -> str:
-    """The card's text below its header; without the figures of the run where the weights changed since."""
-    name, preprocess = short_name(recipe["model"]), recipe["preprocess"]
-    seen = (
-        f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std "
-        f"{list(preprocess['std'])} inside"
-    )
-    dense = _dense(recipe)
-    answers = f"answers with a {_answers(recipe)}" if dense else f"{recipe['num_classes']} classes"
-    lines = [f"# {name}", "", f"Reads {seen}; {answers}.", ""]
-    if (scale := ValueScale.from_recipe(recipe)) is not None and recipe["modality"] != "rgb":
-        takes = "Give metres as floats, NaN where not measured." if scale.metres else "Give values of that scale."
-        lines += [f"Trained on {scale}. {takes}", ""]
-    if recipe.get("classes"):
-        lines += [
-            f"Classes, in the order of the {'channels' if dense else 'logits'}: {', '.join(recipe['classes'])}.",
-            "",
-        ]
-    if trained is not None:
-        origin = f"distilled from {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
-        objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
-        measured = ", ".join(_measured(name, value) for name, value in trained["measured"].items())
-        nothing = "nothing: no objective trained its logits" if trained.get("untrained_logits") else "nothing"
-        lines += [
-            f"A student {origin}, made by contrastill."
-            + (" Its weights were changed after that training, so what it measured is left out." if changed else ""),
-            "",
-            "| | |",
-            "|---|---|",
-            f"| objectives | {objectives} |",
-            f"| data | {trained['data']} |",
-            f"| training | {trained['epochs']} epochs, seed {trained['seed']} |",
-            *([] if changed else [f"| measured on the test split after the last epoch | {measured or nothing} |"]),
-            f"| versions | {', '.join(f'{name} {version}' for name, version in sorted(trained['versions'].items()))} |",
-            "",
-        ]
-    return "\n".join(
-        [
-            *lines,
-            "```python",
-            "import contrastill",
-            "",
-            'student = contrastill.Student.from_pretrained("…")',
-            f"{'prediction' if dense else 'logits'} = student(images)",
-            "```",
-            "",
-        ]
-    )

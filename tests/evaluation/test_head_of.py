@@ -222,6 +222,10 @@ def test_retrieval_needs_no_labels(run, tmp_path, capsys):
         (["--head-of", "teachers.1"], "has 1 teacher(s): say whose head with --head-of, one of teachers.0"),
         (["--head-of", "student"], "name the teacher whose features heads are trained on: teacher, or"),
         (["--head-of", "teacher", "evaluation.mode=fine_tuned"], "evaluation.mode=fine_tuned trains a network along"),
+        (
+            ["--head-of", "teacher", "evaluation.tasks=[classification]", "evaluation.layers=[maps.0]"],
+            "evaluation.layers=[maps.0] are of a probe of each network's own, and --head-of teacher takes heads on",
+        ),
         (["--head-of", "teacher", "--baselines", "scratch,random"], "a network that is random or scratch does not"),
     ],
 )

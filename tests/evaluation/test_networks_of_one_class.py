@@ -8,6 +8,7 @@ from torch import nn
 
 import contrastill
 from contrastill import Network, Preprocess, ProbeSpec, Taps
+from contrastill.core.errors import UsageError
 from contrastill.probe.cka import linear_cka
 from contrastill.probe.class_correlation import correlation_difference
 
@@ -70,3 +71,22 @@ def test_another_of_the_class_is_compared_on_the_samples_of_the_classes_that_are
     assert cka.values == [[pytest.approx(linear_cka(ours.embedding, theirs.embedding))]]
     by_hand = correlation_difference(theirs.logits, ours.logits)
     assert correlation.difference.mean_absolute == pytest.approx(by_hand.mean_absolute)
+
+
+def test_classes_without_names_are_compared_by_number_with_a_line(networks, path, capsys):
+    small, large = networks
+    contrastill.probe_networks(small, str(path), ProbeSpec(correlation=large), progress=False)
+    assert (
+        "--correlation compares the classes of Sequential and Sequential 2 by their numbers, as Sequential and "
+        "Sequential 2 have no names for them: it says nothing where they are numbered otherwise"
+    ) in capsys.readouterr().err
+
+
+def test_probabilities_have_no_correlations_of_logits(networks, path):
+    small, large = networks
+    ending = nn.Sequential(small.module, nn.Softmax(1))
+    soft = Network(
+        ending, taps=Taps(embedding=f"0.{small.taps.embedding}", logits="output:"), preprocess=small.preprocess
+    )
+    with pytest.raises(UsageError, match="returns probabilities .*, and --correlation compares logits: leave the soft"):
+        contrastill.probe_networks(soft, str(path), ProbeSpec(correlation=large), progress=False)

@@ -102,6 +102,13 @@ def test_evaluations_agree_and_one_without_its_network_is_refused(run, capsys, t
         run.weights.write_text(record)
 
 
+def test_equal_random_teachers_are_measured_each(run):
+    overrides = {"teachers.2.model": "resnet8"}
+    result = contrastill.evaluate_runs([run.path], overrides, teachers=True, progress=False)
+    assert [(row.role, row.number) for row in result.rows] == [
+        ("student", None), ("teacher", 0), ("teacher", 1), ("teacher", 2)]  # fmt: skip
+
+
 def test_the_training_prints_that_its_teachers_are_random(overrides, tmp_path, capsys, caplog):
     command = ["train", "compression/cifar100_crd", *overrides, f"out={tmp_path / 'run'}", "seed=4"]
     assert main(command) == 0

@@ -303,7 +303,7 @@ def test_rooms_and_a_part_of_their_labels():
         ({"mode": "frosen"}, "did you mean frozen"),
         ({"labels": "label13"}, "no label maps called label13: it has rgb, semantics"),
         ({"num_classes": 2}, "hold class 3, and num_classes is 2"),
-        ({"label_fraction": 0.05}, "leaves 1 of 16 training frames"),
+        ({"label_fraction": 0.05}, "leaves 1 of 16 labelled training frames"),
     ],
 )
 def test_what_cannot_work_says_so(changes, message):

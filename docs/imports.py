@@ -17,8 +17,8 @@ LAYERS = (
     ("training",),
     ("compress", "ensemble", "xmodal"),
     ("probe",),
-    ("datasets", "models", "objectives"),
-    ("core", "plots"),
+    ("datasets", "models", "objectives", "plots"),
+    ("core",),
 )
 """Each imports from those behind it alone; those of one layer do not import each other."""
 

@@ -94,7 +94,8 @@ class Term(nn.Module):
         """Show each objective its teacher's outputs of the training samples."""
         if self.needs_teacher and not self.joint:
             with self._rule_explained():
-                teachers = self.rule.outputs_for(self.objectives, teachers)
+                shown_by = getattr(type(self.rule), "outputs_for", TeacherAggregation.outputs_for)  # no subclass has it
+                teachers = shown_by(self.rule, self.objectives, teachers)
         for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
             shown = teachers if self.joint else teachers[number : number + 1]
             with self._explained("teachers", shown):
@@ -201,7 +202,8 @@ class Term(nn.Module):
         self._clear_logs()
         losses = []
         first = self._first_step("initial", student, teachers, batch)
-        for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
+        shown = list(teachers) if self.needs_teacher and not self.joint else [teachers if self.joint else None]
+        for objective, teacher in zip(self.objectives, shown, strict=True):
             with self._explained(values=batch):
                 loss = check_loss(f"{self._name}.initial", objective.initial(student, teacher, batch))
             self._check(loss, f"{self._name}.initial", student)

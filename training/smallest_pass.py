@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.as_before import AsBefore
 from ..core.data import ViewLoader
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError
@@ -126,7 +127,7 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
         for module in part.modules()
         if not isinstance(module, DeferredState)
     ]
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    before = AsBefore(modules)
     counts = [
         (module, module.get_extra_state())
         for module in modules
@@ -137,8 +138,6 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
             yield
     finally:
         transfer.rollback()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        before.restore()
         for module, count in counts:
             module.set_extra_state(count)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .preprocess import is_mapped, is_traced
 from .tapping import Tapping
@@ -36,8 +38,7 @@ class MemoryOrder:
             name: The module's, for messages.
             images: (B, C, H, W).
         """
-        values = [*module.parameters(), *module.buffers()]
-        before = self._before(module, images, values)
+        before = self._before(module, images)
         try:
             with Tapping(module, taps, name) as tapped:
                 answer = tapped.run(images)
@@ -45,7 +46,7 @@ class MemoryOrder:
                 self._passed.add(module.training)
             return tapped, answer
         except RuntimeError as error:
-            if _VIEW not in str(error) or all(value.is_contiguous() for value in (images, *values)):
+            if _VIEW not in str(error) or _in_one_order(module, images):
                 raise
         if before is not None:
             before()
@@ -54,13 +55,13 @@ class MemoryOrder:
             value.data = value.data.contiguous()
         return self.run(module, taps, name, self.of(images))
 
-    def _before(self, module: nn.Module, images: Tensor, values: list[Tensor]) -> Callable[[], None] | None:
+    def _before(self, module: nn.Module, images: Tensor) -> Callable[[], None] | None:
         """What puts back, as if there had been no pass, what a pass that fails has counted and drawn; None where it
         will not fail: in a mode of which a pass was whole, or with all in one order.
         """
         if self.contiguous or module.training in self._passed or is_traced() or is_mapped(images):
             return None
-        if all(value.is_contiguous() for value in (images, *values)):
+        if _in_one_order(module, images):
             return None
         from .as_before import AsBefore  # it knows objectives, and they know networks
 
@@ -75,3 +76,8 @@ class MemoryOrder:
                 torch.cuda.set_rng_state(of_device, on)
 
         return restore
+
+
+def _in_one_order(module: nn.Module, images: Tensor) -> bool:
+    values = chain((images,), module.parameters(), module.buffers())
+    return all(is_lazy(value) or value.is_contiguous() for value in values)

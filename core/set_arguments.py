@@ -28,10 +28,10 @@ class SetArguments(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         kind: type = type(self)
         if self.__dict__.get("_built") and name in _arguments(kind):
-            value = self._checked(name, value)
+            value = self._check_set(name, value)
         super().__setattr__(name, value)
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _check_set(self, name: str, value: Any) -> Any:
         """The value that is set. An argument that the built module does not follow is refused, as is a value that its
         options or its constructor refuse.
         """

@@ -65,7 +65,7 @@ class Term(nn.Module):
         self.rule = rule or Sum()
         self.label = ""  # of the transfer that it is part of
         self._weights_checked = False
-        self._stepped: set[str] = set()
+        self.stepped: frozenset[str] = frozenset()  # methods whose first step was looked at
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
         self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
@@ -136,9 +136,9 @@ class Term(nn.Module):
         batch: dict[str, Tensor],
     ) -> FirstStep | None:
         """What the first step with a gradient is compared with, of an objective of a user's own."""
-        if method in self._stepped or not first_step_due(self.objectives[0]):
+        if method in self.stepped or not first_step_due(self.objectives[0]):
             return None
-        self._stepped.add(method)
+        self.stepped |= {method}
         return FirstStep(self.what, self.objectives, student, teachers, batch)
 
     def _check(self, loss: Tensor, function: str, student: Representation) -> None:

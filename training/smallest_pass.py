@@ -133,10 +133,16 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
         for module in modules
         if type(module).get_extra_state is not nn.Module.get_extra_state
     ]
+    stepped = [(term, term.stepped) for term in transfer.terms.values()]
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        for term, _ in stepped:
+            term.stepped = frozenset({"forward", "initial"})  # what shows in the first step, it will show
+        # With gradients, as some objectives compute with them.
+        with torch.random.fork_rng(), torch.enable_grad():
             yield
     finally:
+        for term, methods in stepped:
+            term.stepped = methods
         transfer.rollback()
         before.restore()
         for module, count in counts:

@@ -41,8 +41,8 @@ class PlainState:
         }
 
     def changed(self) -> dict[str, dict[str, Any]]:
-        """For a checkpoint: of each part the attributes that are others than before, as JSON has them, but for tensors. A
-        line names those that a checkpoint cannot hold.
+        """For a checkpoint: of each part the attributes that are others than before, as JSON has them, but for tensors.
+        A line names those that a checkpoint cannot hold.
         """
         state: dict[str, dict[str, Any]] = {}
         lost = []
@@ -141,7 +141,7 @@ class PlainState:
 
 
 def plain_attributes(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module, str, Any]]:
-    """Name, part, key and value of the numbers, tensors, lists and dicts that parts of a user's own hold in attributes."""
+    """Name, part, key and value of what parts of a user's own hold in attributes: numbers, tensors, lists, dicts."""
     for name, part in parts:
         if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
             continue

@@ -15,7 +15,9 @@ from contrastill.training.moving_average import MovingAverage
 
 
 def data(count):
-    return TensorDataset(torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 4)
+    return TensorDataset(
+        torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 4
+    )
 
 
 def train(student, out, count=16, test=None, **options):

@@ -79,7 +79,8 @@ class PlainState:
             if isinstance(value, Tensor):
                 tensors[f"{_ATTRIBUTE}{name}.{key}"] = value
             else:
-                to_json(value, within := [])
+                within: list[Tensor] = []
+                to_json(value, within)
                 tensors |= {f"{_WITHIN}{name}.{key}:{place}": inner for place, inner in enumerate(within)}
         return tensors | {
             f"{name}.{key}": value

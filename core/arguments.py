@@ -115,15 +115,25 @@ def check_arguments(
         if argument not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         hint = hints[argument]
-        if value is parameter.default or fits(value, hint):
-            bound.arguments[argument] = plain(value, hint)
-            continue
-        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        if isinstance(value, str) and choices:
-            raise unknown_name(argument, value, choices)
-        raise UsageError(f"{argument} is {_short(value)}: pass {described(hint)}")
+        default = value is parameter.default
+        bound.arguments[argument] = plain(value, hint) if default else _fitting(argument, value, hint)
     return bound
+
+
+def check_argument(function: Callable[..., Any], argument: str, value: Any) -> Any:
+    """One argument as :func:`check_arguments` has it, for a value that is set later."""
+    hints = _kinds(inspect.unwrap(function))[1]
+    return _fitting(argument, value, hints[argument]) if argument in hints else value
+
+
+def _fitting(argument: str, value: Any, hint: Any) -> Any:
+    if fits(value, hint):
+        return plain(value, hint)
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if isinstance(value, str) and choices:
+        raise unknown_name(argument, value, choices)
+    raise UsageError(f"{argument} is {_short(value)}: pass {described(hint)}")
 
 
 def plain(value: Any, hint: Any) -> Any:

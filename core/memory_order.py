@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable
+from itertools import chain
 
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .preprocess import is_mapped, is_traced
 from .tapping import Tapping
 
 _VIEW = "view size is not compatible with input tensor's size and stride"
@@ -17,6 +23,7 @@ class MemoryOrder:
 
     def __init__(self) -> None:
         self.contiguous = False
+        self._passed: set[bool] = set()
 
     def of(self, images: Tensor) -> Tensor:
         """The images (B, C, H, W) in this order."""
@@ -31,14 +38,46 @@ class MemoryOrder:
             name: The module's, for messages.
             images: (B, C, H, W).
         """
+        before = self._before(module, images)
         try:
             with Tapping(module, taps, name) as tapped:
-                return tapped, tapped.run(images)
+                answer = tapped.run(images)
+            if before is not None:
+                self._passed.add(module.training)
+            return tapped, answer
         except RuntimeError as error:
-            values = [*module.parameters(), *module.buffers()]
-            if _VIEW not in str(error) or all(value.is_contiguous() for value in (images, *values)):
+            if _VIEW not in str(error) or _in_one_order(module, images):
                 raise
+        if before is not None:
+            before()
         self.contiguous = True
-        for value in values:
+        for value in (*module.parameters(), *module.buffers()):
             value.data = value.data.contiguous()
         return self.run(module, taps, name, self.of(images))
+
+    def _before(self, module: nn.Module, images: Tensor) -> Callable[[], None] | None:
+        """What puts back, as if there had been no pass, what a pass that fails has counted and drawn; None where it
+        will not fail: in a mode of which a pass was whole, or with all in one order.
+        """
+        if self.contiguous or module.training in self._passed or is_traced() or is_mapped(images):
+            return None
+        if _in_one_order(module, images):
+            return None
+        from .as_before import AsBefore  # it knows objectives, and they know networks
+
+        counts, state = AsBefore(module.modules()), torch.get_rng_state()
+        on = images.device if images.device.type == "cuda" else None
+        of_device = None if on is None else torch.cuda.get_rng_state(on)
+
+        def restore() -> None:
+            counts.restore()
+            torch.set_rng_state(state)
+            if on is not None and of_device is not None:
+                torch.cuda.set_rng_state(of_device, on)
+
+        return restore
+
+
+def _in_one_order(module: nn.Module, images: Tensor) -> bool:
+    values = chain((images,), module.parameters(), module.buffers())
+    return all(is_lazy(value) or value.is_contiguous() for value in values)

@@ -4,29 +4,23 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .objective import Objective
+from .plain_values import from_json, has_graph, is_collected, is_written, remembered, same, to_json
 from .user_code import LIBRARIES, definition, is_own
 
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = frozenset({*vars(nn.Module()), *vars(Objective()), "in_transfer"})
 """Attributes of every objective, which it writes anew in each pass or the training sets."""
-_TUPLE, _DICT = "tuple:", "dict:"
-_STUDENT, _ATTRIBUTE = "student:", "attribute:"
-_LARGEST = 2**24
-"""Bytes of a tensor in an attribute that a checkpoint has; a larger one is mostly what was kept to be looked at."""
-_OTHERS = (Tensor, np.ndarray, np.generic, set, deque)
-"""What may be collected too, and JSON does not hold."""
+_STUDENT, _ATTRIBUTE, _WITHIN = "student:", "attribute:", "within:"
 
 
 class PlainState:
@@ -41,32 +35,32 @@ class PlainState:
     def __init__(self, terms: nn.Module, student: nn.Module | None = None) -> None:
         self._terms, self._student, self._warned = terms, student, False
         self._before = {
-            (name, key): _remembered(value)
+            (name, key): remembered(value)
             for values in (self._attributes(), self._buffers())
             for name, _, key, value in values
         }
 
     def changed(self) -> dict[str, dict[str, Any]]:
-        """For a checkpoint: of each part the attributes that are others than before, as JSON has them. A line names
-        those that JSON cannot hold.
+        """For a checkpoint: of each part the attributes that are others than before, as JSON has them, but for tensors.
+        A line names those that a checkpoint cannot hold.
         """
         state: dict[str, dict[str, Any]] = {}
         lost = []
         for name, part, key, value in self._attributes():
             if not self._is_changed(name, key, value):
                 continue
-            if _is_plain(value):
-                state.setdefault(name, {})[key] = _to_json(value)
-            elif isinstance(value, Tensor) and (_is_saved(value) or name.startswith(_STUDENT) and value.requires_grad):
-                # With its graph a tensor of a student is what it keeps of each pass for others to look at.
+            # With its graph a tensor of a student is what it keeps of each pass for others to look at.
+            if name.startswith(_STUDENT) and has_graph(value):
                 continue
-            else:
+            if not is_written(value):
                 lost.append(f"{key} of {type(part).__name__}")
+            elif not isinstance(value, Tensor):
+                state.setdefault(name, {})[key] = to_json(value, [])
         if lost and not self._warned:
             self._warned = True
             log.warning(
                 "%s changed in the training and is in no checkpoint: where a later step reads it, keep it as a tensor "
-                "of self.register_buffer(name, tensor), or as numbers and lists of them",
+                "of self.register_buffer(name, tensor), or as numbers, and lists and dicts of either",
                 ", ".join(lost),
             )
         for name, _, key, value in self._buffers():
@@ -78,11 +72,16 @@ class PlainState:
         """For a checkpoint: the non-persistent buffers and the tensors in attributes that were written or replaced, by
         part and name; buffers that became None are among :meth:`changed`.
         """
-        tensors = {
-            f"{_ATTRIBUTE}{name}.{key}": value
-            for name, _, key, value in self._attributes()
-            if isinstance(value, Tensor) and _is_saved(value) and self._is_changed(name, key, value)
-        }
+        tensors: dict[str, Tensor] = {}
+        for name, _, key, value in self._attributes():
+            if not (self._is_changed(name, key, value) and is_written(value)):
+                continue
+            if isinstance(value, Tensor):
+                tensors[f"{_ATTRIBUTE}{name}.{key}"] = value
+            else:
+                within: list[Tensor] = []
+                to_json(value, within)
+                tensors |= {f"{_WITHIN}{name}.{key}:{place}": inner for place, inner in enumerate(within)}
         return tensors | {
             f"{name}.{key}": value
             for name, _, key, value in self._buffers()
@@ -97,8 +96,12 @@ class PlainState:
         parts = dict(self._parts())
         for name, values in state.items():
             for key, value in values.items() if name in parts else ():
-                setattr(parts[name], key, _from_json(value))
+                device = _device(*parts[name].parameters(), *self._parameters())
+                inner = partial(_inner, buffers, f"{_WITHIN}{name}.{key}", device)
+                setattr(parts[name], key, from_json(value, inner))
         for place, value in buffers.items():
+            if place.startswith(_WITHIN):
+                continue
             name, _, key = place.removeprefix(_ATTRIBUTE).rpartition(".")
             if name not in parts:
                 continue
@@ -125,7 +128,7 @@ class PlainState:
                     yield name, part, key, part._buffers[key]
 
     def _is_changed(self, name: str, key: str, value: Any) -> bool:
-        return (name, key) not in self._before or not _same(self._before[name, key], _remembered(value))
+        return (name, key) not in self._before or not same(self._before[name, key], remembered(value))
 
     def _parameters(self) -> Iterator[Tensor]:
         for module in (self._student, self._terms):
@@ -139,28 +142,13 @@ class PlainState:
 
 
 def plain_attributes(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module, str, Any]]:
-    """Name, part, key and value of the numbers, tensors and lists that parts of a user's own hold in attributes."""
+    """Name, part, key and value of what parts of a user's own hold in attributes: numbers, tensors, lists, dicts."""
     for name, part in parts:
         if is_own(type(part)) or definition(type(part)).__module__.partition(".")[0] in LIBRARIES:
             continue
         for key, value in vars(part).items():
-            if key not in _LEFT_OUT and (_is_plain(value) or isinstance(value, _OTHERS)):
+            if key not in _LEFT_OUT and is_collected(value):
                 yield name, part, key, value
-
-
-def _remembered(value: Any) -> Any:
-    """What tells later whether a value changed: of a tensor, which may be large, itself and how often it was written
-    to.
-    """
-    if isinstance(value, Tensor) and value.is_inference():
-        return value, 0  # never written to outside inference mode, and torch counts nothing
-    return (value, value._version) if isinstance(value, Tensor) else copy.deepcopy(value)
-
-
-def _is_saved(value: Tensor) -> bool:
-    """Whether a checkpoint has a tensor that is an attribute."""
-    plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
-    return plain and not value.requires_grad and value.nbytes <= _LARGEST
 
 
 def _device(*tensors: Tensor | None) -> torch.device:
@@ -168,35 +156,6 @@ def _device(*tensors: Tensor | None) -> torch.device:
     return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
 
-def _same(before: Any, now: Any) -> bool:
-    if isinstance(before, tuple) and before and isinstance(before[0], Tensor):
-        return isinstance(now, tuple) and bool(now) and before[0] is now[0] and before[1] == now[1]
-    if isinstance(before, (np.ndarray, np.generic)) or isinstance(now, (np.ndarray, np.generic)):
-        return type(before) is type(now) and bool(np.array_equal(before, now))
-    return type(before) is type(now) and bool(before == now)
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in (list, tuple):
-        return all(map(_is_plain, value))
-    if type(value) is dict:
-        return all(map(_is_plain, (*value, *value.values())))
-    return value is None or type(value) in (bool, int, float, str)
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_DICT: [[_to_json(key), _to_json(inner)] for key, inner in value.items()]}
-    if isinstance(value, tuple):
-        return {_TUPLE: [_to_json(inner) for inner in value]}
-    return [_to_json(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(inner) for inner in value]
-    if isinstance(value, dict):
-        if _TUPLE in value:
-            return tuple(_from_json(inner) for inner in value[_TUPLE])
-        return {_from_json(key): _from_json(inner) for key, inner in value[_DICT]}
-    return value
+def _inner(buffers: Mapping[str, Tensor], owner: str, device: torch.device, place: int) -> Tensor:
+    """A tensor in a list or dict that is an attribute."""
+    return buffers[f"{owner}:{place}"].to(device)

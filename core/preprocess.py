@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .arguments import checked, plain_number
 from .config.fields import LONGEST_SIDE
@@ -130,14 +132,14 @@ class Preprocess:
         self._check(images, stored, once)
         unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8
-        if not _is_mapped(images) and images.is_contiguous(memory_format=torch.channels_last):
+        if not is_mapped(images) and images.is_contiguous(memory_format=torch.channels_last):
             # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
             width, channels = images.shape[3], images.shape[1]
-            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
+            scale, shift = _factors(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
             rows = _scaled(images.permute(0, 2, 3, 1).flatten(2), scale, shift)
             images = rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
         else:
-            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
+            scale, shift = _factors(tuple(self.mean), tuple(self.std), unit, images.device)
             images = _scaled(images, scale, shift)
         return fitted(images, self.resolution, whole=whole)
 
@@ -170,7 +172,7 @@ def _precision(module: nn.Module) -> torch.dtype:
     return kind if kind in (torch.float16, torch.bfloat16, torch.float64) else torch.float32
 
 
-def _is_mapped(images: Tensor) -> bool:
+def is_mapped(images: Tensor) -> bool:
     """Whether it is in a transform of torch.func, as vmap, which knows no order in memory and no ``out=``."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(images)
 
@@ -182,11 +184,23 @@ def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _scaled(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """values · scale + shift in float32."""
     floats = values.float()
-    if values.is_floating_point() or torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_mapped(values):
+    if values.is_floating_point() or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_mapped(values):
         return torch.addcmul(shift, floats, scale)
     # Of whole numbers the floats are new, and nothing else reads them: written over, they take half the time on a CPU,
     # most of which goes to the pages of a further tensor.
     return torch.addcmul(shift, floats, scale, out=floats)
+
+
+def is_traced() -> bool:
+    """Whether code is compiled, traced, exported or transformed: tensors that are made meanwhile may be none later."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or _get_current_dispatch_mode() is not None
+
+
+def _factors(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Those of :func:`_affine`, made anew where they could not be kept."""
+    return (_affine.__wrapped__ if is_traced() else _affine)(*args, **options)
 
 
 @lru_cache(maxsize=64)

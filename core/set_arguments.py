@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from torch import nn
 
+from .arguments import check_argument
 from .constructor import check_options
 from .errors import UsageError
 from .user_code import is_own
@@ -26,16 +28,19 @@ class SetArguments(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         kind: type = type(self)
         if self.__dict__.get("_built") and name in _arguments(kind):
-            self._check_set(name, value)
+            value = self._check_set(name, value)
         super().__setattr__(name, value)
 
-    def _check_set(self, name: str, value: Any) -> None:
-        """Refuse an argument that the built module does not follow; or a value that its options refuse."""
+    def _check_set(self, name: str, value: Any) -> Any:
+        """The value that is set. An argument that the built module does not follow is refused, as is a value that its
+        options or its constructor refuse.
+        """
         kind, options = type(self).__name__, getattr(self, "Options", None)
         if hasattr(self, name) and name not in self.fixed:
             if options is not None:
                 check_options(kind, options, {name: value}, texts=True, strict=isinstance(value, str))
-            return
+                return value
+            return check_argument(_constructor(type(self), name), name, value)
         losses = ((child, module) for child, module in self.named_children() if isinstance(module, SetArguments))
         within = next((child for child, module in losses if hasattr(module, name)), None)
         raise UsageError(
@@ -56,6 +61,12 @@ def _arguments(kind: type) -> frozenset[str]:
         if "__init__" in vars(base):
             names |= inspect.signature(vars(base)["__init__"]).parameters.keys()
     return frozenset(names - {"self"})
+
+
+def _constructor(kind: type, argument: str) -> Callable[..., Any]:
+    """The constructor, of a class or its bases, that has an argument."""
+    own = (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base))
+    return next(made for made in own if argument in inspect.signature(made).parameters)
 
 
 def _short(value: Any) -> str:

@@ -65,7 +65,7 @@ class Term(nn.Module):
         self.rule = rule or Sum()
         self.label = ""  # of the transfer that it is part of
         self._weights_checked = False
-        self._stepped: set[str] = set()
+        self.stepped: frozenset[str] = frozenset()  # methods whose first step was looked at
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
         self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
@@ -94,7 +94,8 @@ class Term(nn.Module):
         """Show each objective its teacher's outputs of the training samples."""
         if self.needs_teacher and not self.joint:
             with self._rule_explained():
-                teachers = self.rule.outputs_for(self.objectives, teachers)
+                shown_by = getattr(type(self.rule), "outputs_for", TeacherAggregation.outputs_for)  # no subclass has it
+                teachers = shown_by(self.rule, self.objectives, teachers)
         for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
             shown = teachers if self.joint else teachers[number : number + 1]
             with self._explained("teachers", shown):
@@ -135,9 +136,9 @@ class Term(nn.Module):
         batch: dict[str, Tensor],
     ) -> FirstStep | None:
         """What the first step with a gradient is compared with, of an objective of a user's own."""
-        if method in self._stepped or not first_step_due(self.objectives[0]):
+        if method in self.stepped or not first_step_due(self.objectives[0]):
             return None
-        self._stepped.add(method)
+        self.stepped |= {method}
         return FirstStep(self.what, self.objectives, student, teachers, batch)
 
     def _check(self, loss: Tensor, function: str, student: Representation) -> None:
@@ -201,7 +202,8 @@ class Term(nn.Module):
         self._clear_logs()
         losses = []
         first = self._first_step("initial", student, teachers, batch)
-        for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
+        shown = list(teachers) if self.needs_teacher and not self.joint else [teachers if self.joint else None]
+        for objective, teacher in zip(self.objectives, shown, strict=True):
             with self._explained(values=batch):
                 loss = check_loss(f"{self._name}.initial", objective.initial(student, teacher, batch))
             self._check(loss, f"{self._name}.initial", student)

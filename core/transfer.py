@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -164,8 +165,7 @@ class Transfer(nn.Module):
             stage: ``"initial"``, for objectives that have such a stage, or ``"main"``, the training proper.
             batch: A batch of any size, as ``forward`` takes it.
         """
-        for parameter in (*self._unread, *self._idle):
-            parameter.requires_grad_(True)
+        self.thaw()
         self._set_stage(stage)
         for term in self.terms.values():
             term.enter(stage)
@@ -174,6 +174,20 @@ class Transfer(nn.Module):
         for parameter in self._idle:
             parameter.requires_grad_(False)
         self.freeze_unread(batch)
+
+    def thaw(self) -> None:
+        """Let train again what stages froze, as for another training of the student."""
+        for parameter in (*self._unread, *self._idle):
+            parameter.requires_grad_(True)
+        self._unread, self._idle = [], []
+
+    @contextmanager
+    def thawed_at_the_end(self) -> Iterator[None]:
+        """Within it stages freeze; :meth:`thaw` follows."""
+        try:
+            yield
+        finally:
+            self.thaw()
 
     def _set_stage(self, stage: str) -> None:
         self.stage = stage

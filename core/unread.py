@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .as_before import AsBefore
 from .distributed import all_gather_ragged, world_size
 from .errors import UsageError
 from .first_step import graph_leaves
@@ -69,8 +70,12 @@ def reading(
     needs = frozenset().union(*reads.values())
     training = student.training
     with _uncompiled(student):
-        first = _pass(student.eval(), parameters, batch, needs)
-        student.train(training)
+        before = AsBefore(student.modules())
+        try:
+            first = _pass(student.eval(), parameters, batch, needs)
+        finally:
+            student.train(training)
+            before.restore()
         second = None
         if not all(first.read) or world_size() > 1:
             second = _training_pass(student, parameters, batch, needs)

@@ -103,7 +103,7 @@ def fit(
         ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
-    with training_accelerator(accelerator, config.precision) as own:
+    with transfer.thawed_at_the_end(), training_accelerator(accelerator, config.precision) as own:
         note_unapplied(transfer, train, config, own, validation)
         return _Training(transfer, train, test, config, run, own, progress, validation).fit()
 
@@ -235,9 +235,10 @@ class _Training:
         row |= {"stage": stage} if stage == "initial" else {}
         if stage != "initial" and (last or (epoch + 1) % self.config.evaluate_every == 0):
             share_buffers(self.evaluated)
-            if self.test is not None:
-                row |= evaluate(self.evaluated, self.test, self.accelerator)
-            row |= self.best.measure(self.evaluated)
+            with nullcontext() if self.average is None else self.average.unchanged():
+                if self.test is not None:
+                    row |= evaluate(self.evaluated, self.test, self.accelerator)
+                row |= self.best.measure(self.evaluated)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
         tracked = {name: value for name, value in row.items() if name not in ("step", "stage")}
@@ -307,8 +308,7 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-        if self.average is not None:
-            trained |= self.average.state()
+        trained |= {} if self.average is None else self.average.state()
         snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
         snapshot.plain, snapshot.buffers = self.plain.changed(), self.plain.changed_buffers()
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from ..core.as_before import AsBefore
 from ..core.errors import ContrastillError
 from ..core.plain_state import plain_attributes
+from ..core.plain_values import copied, has_graph
 from ..core.representation import Network
 
 _PREFIX = "ema."
@@ -36,24 +39,44 @@ class MovingAverage:
     def __init__(self, student: Network, decay: float) -> None:
         self.network = deepcopy(student).freeze()
         self._student, self._decay = student, decay
-        self._own = dict(_tensors(self.network, self.network.state_dict()))
+        self._names = frozenset(self.network.state_dict())
         # A part may have changed its weights on the way to eval mode, as one that adds low-rank ones then.
         with torch.no_grad():
-            for name, value in _tensors(student, self._own):
-                self._own[name].copy_(value)
+            own = self._own()
+            for name, value in _tensors(student, self._names):
+                own[name].copy_(value)
         self._copy_others()
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the student's weights after optimiser step ``step``, from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        # Read anew at each step: to share a model out over processes gives its parameters other memory.
-        weights = dict(_tensors(self._student, self._own))
-        floats = [name for name, value in self._own.items() if value.is_floating_point() or value.is_complex()]
-        torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
-        for name in self._own.keys() - set(floats):
-            self._own[name].copy_(weights[name])
+        # Both are read anew at each step: to share a model out over processes, and a network that takes its weights in
+        # another order in memory, give parameters other memory.
+        own, weights = self._own(), dict(_tensors(self._student, self._names))
+        floats = [name for name, value in own.items() if value.is_floating_point() or value.is_complex()]
+        torch._foreach_lerp_([own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
+        for name in own.keys() - set(floats):
+            own[name].copy_(weights[name])
         self._copy_others()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Within it the network may be asked: afterwards it is as before, also of parts that change their weights on
+        the way to eval mode, as a layer that merges low-rank ones then does at each.
+        """
+        before = {name: value.clone() for name, value in self._own().items()}
+        counts = AsBefore(self.network.modules())
+        try:
+            yield
+        finally:
+            counts.restore()
+            with torch.no_grad():
+                for name, value in self._own().items():
+                    value.copy_(before[name])
+
+    def _own(self) -> dict[str, Tensor]:
+        return dict(_tensors(self.network, self._names))
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
@@ -93,9 +116,8 @@ class MovingAverage:
         for place, _, name, value in plain_attributes(self._student.named_modules()):
             if place in parts:
                 # With its graph a tensor is what is kept of a pass, to be looked at.
-                if isinstance(value, Tensor) and value.requires_grad:
-                    continue
-                setattr(parts[place], name, value.detach().clone() if isinstance(value, Tensor) else deepcopy(value))
+                if not has_graph(value):
+                    setattr(parts[place], name, copied(value))
 
 
 def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:

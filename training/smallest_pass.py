@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.as_before import AsBefore
 from ..core.data import ViewLoader
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError
@@ -126,19 +127,23 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
         for module in part.modules()
         if not isinstance(module, DeferredState)
     ]
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    before = AsBefore(modules)
     counts = [
         (module, module.get_extra_state())
         for module in modules
         if type(module).get_extra_state is not nn.Module.get_extra_state
     ]
+    stepped = [(term, term.stepped) for term in transfer.terms.values()]
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        for term, _ in stepped:
+            term.stepped = frozenset({"forward", "initial"})  # what shows in the first step, it will show
+        # With gradients, as some objectives compute with them.
+        with torch.random.fork_rng(), torch.enable_grad():
             yield
     finally:
+        for term, methods in stepped:
+            term.stepped = methods
         transfer.rollback()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        before.restore()
         for module, count in counts:
             module.set_extra_state(count)

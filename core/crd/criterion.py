@@ -203,6 +203,9 @@ class NegativeSums:
         width = factors.shape[3]
         if self._products + width > self.chunk:
             self.finish()
+        if width > self.chunk:  # of a large batch's chunks, which are narrow, those that one anchor gathers are not
+            self.sums += torch.prod(factors, 2).log_().sum(2)
+            return
         slab = self.buffer("products", *self.sums.shape, self.chunk)
         torch.prod(factors, 2, out=slab[..., self._products : self._products + width])
         self._products += width

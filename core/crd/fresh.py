@@ -32,7 +32,7 @@ from .options import (
 )
 from .sharding import Shard
 from .teacher_map import MAPS, TeacherMap, all_finite
-from .teacher_rows import TeacherRows
+from .teacher_rows import TeacherRows, take_kept_directions
 
 log = logging.getLogger(__name__)
 
@@ -190,14 +190,14 @@ class FreshCRDLoss(CriticSettings, DeferredState):
         self.log_scale, self.offset = (
             nn.Parameter(torch.tensor(value)) if criterion == "sigmoid" else None for value in (math.log(10.0), -10.0)
         )
-        self._capacity = Capacity()
-        self.logs: dict[str, Tensor] = {}
+        self._capacity, self.logs = Capacity(), dict[str, Tensor]()
+        self.register_load_state_dict_pre_hook(take_kept_directions)
         self.note_built()
 
-    def _check_set(self, name: str, value: Any) -> None:
+    def _check_set(self, name: str, value: Any) -> Any:
         if self.criterion == "sigmoid" and name in ("temperature", "bias"):
             raise UsageError(f"criterion='sigmoid' learns its {name}: set log_scale, log 1/τ, or offset, −b, instead")
-        super()._check_set(name, value)
+        return super()._check_set(name, value)
 
     def prepare(self, number: int, sample: Tensor, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
         """Before the first step: centre a teacher's embeddings, give them deviation 1, and fill its rows; what is not

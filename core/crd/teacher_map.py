@@ -131,6 +131,11 @@ class TeacherMap(nn.Module):
         return _Normalised.apply(mapped.clone() if mapped is reduced else mapped)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        basis = state_dict.get(prefix + "basis")
+        if basis is not None and basis.ndim == 2 and len(basis) == self.in_features:
+            # A map that was measured has them, and one that is new does not.
+            self.register_buffer("basis", torch.empty_like(basis, device=self.mean.device))
+            self.row_dim = basis.shape[1]
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.measured |= bool((self.mean != 0).any()) or float(self.scale) != 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -256,6 +257,20 @@ class TeacherRows(OwnTensors, DeferredUpdates):
             self.set_extra_state(state_dict[key])
         else:
             missing_keys.append(key)
+
+
+def take_kept_directions(loss: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before a state is loaded: rows of a loss that was prepared are in kept directions, which a new one has not yet.
+
+    Args:
+        loss: Has ``embed_teacher`` and ``rows``, one of each for each teacher.
+        state_dict: What is loaded.
+        prefix: Of the loss in it.
+    """
+    for number, (embed, rows) in enumerate(zip(loss.embed_teacher, loss.rows, strict=True)):
+        basis = state_dict.get(f"{prefix}embed_teacher.{number}.basis")
+        if basis is not None and len(basis) == embed.in_features and not int(rows.filled):
+            rows.resize(basis.shape[1])
 
 
 def _blocks(count: int) -> Iterator[tuple[int, int]]:

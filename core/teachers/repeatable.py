@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..as_before import AsBefore
 from ..modes import modes_of, restore_modes
 from ..representation import Network, Representation
 from .same_outputs import precision_of, same_outputs
@@ -81,14 +82,13 @@ def depend_on_batch(
 
 @contextmanager
 def _as_before(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Buffers and torch's generators are as before afterwards."""
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-    with torch.random.fork_rng():
-        yield
-    with torch.no_grad():
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
+    """Buffers, plain attributes of a user's own parts and torch's generators are as before afterwards."""
+    before = AsBefore(part for module in modules for part in module.modules())
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        before.restore()
 
 
 def batch_note(what: str, network: Network) -> str:

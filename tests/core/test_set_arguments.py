@@ -42,6 +42,8 @@ def test_values_that_a_constructor_refuses_are_refused_when_set():
     loss = crd()
     with pytest.raises(UsageError, match="temperature must be above 0"):
         loss.temperature = 0
+    with pytest.raises(UsageError, match="temperature is '0.1': pass a number"):
+        loss.temperature = "0.1"
     with pytest.raises(UsageError, match="bias 'papr'.*did you mean paper"):
         loss.bias = "papr"
     with pytest.raises(UsageError, match=r"bank_momentum is the share .* not 1.0"):
@@ -57,6 +59,14 @@ def test_values_that_a_constructor_refuses_are_refused_when_set():
     kd.temperature = 2.0
     logits = torch.randn(2, 3, 5)
     assert torch.equal(kd(*logits), KD(2.0)(*logits))
+
+
+@pytest.mark.parametrize(("name", "value"), [("student_rows", "bacth"), ("row_gradient", "no")])
+def test_a_choice_that_a_constructor_does_not_know_is_refused_when_set(name, value):
+    loss = crd(FreshCRDLoss)
+    with pytest.raises(UsageError, match=f"{name} .*{value}"):
+        setattr(loss, name, value)
+    assert getattr(loss, name) != value
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ def check_splits(train: Split | None, test: Split | None) -> None:
 
     Raises:
         UsageError: A modality's name in capitals, labels that can hardly number classes, depth of another unit, frames
-            of another size with the same intrinsics, modalities of another kind of numbers or number of channels, other classes or another number of them.
+            of another size with the same intrinsics, modalities of another kind of numbers or number of channels, other
+            classes or another number of them.
     """
     for split in (train, test):
         _check_names(() if split is None else split.modalities)

@@ -69,7 +69,7 @@ def _one_dataset(train: Any, test: Any) -> bool:
 def _digests(train: Any, test: Any) -> list[list[int]]:
     """Of the files of both splits that have the size of one of the other; of other splits, or of too many, nothing."""
     # A cache keeps the files of others.
-    both = [of.pictures if isinstance(of, DecodedPictures) else of for of in (train, test)]
+    both: list[Any] = [of.pictures if isinstance(of, DecodedPictures) else of for of in (train, test)]
     if not all(isinstance(pictures, PictureFiles) for pictures in both) or sum(len(p.files) for p in both) > _FILES:
         return [[], []]
     sizes = [file_sizes(pictures.root, pictures.files) for pictures in both]

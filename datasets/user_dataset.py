@@ -231,7 +231,7 @@ class UserSplit(ReadSplit):
         if LABELS in samples.shapes:
             labelled = targets is not None or samples.label_rows is not None
             self.semantic_classes = pixel_class_names(
-                samples.dataset, labelled=labelled, highest=samples.highest_label()
+                samples.dataset, labelled=labelled, highest=samples.highest_label(labels.void)
             )
         unit = options.depth_unit or samples.depth_unit
         self.camera = None if unit is None else Camera(unit, options.intrinsics)

@@ -29,6 +29,10 @@ _READ = ("fields", "folders", "modalities", "semantic_names", "target", "image",
 _OF_VIEWS = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transforms")
 _OF_TRAINING = ("train", "train_samples", "train_split", "fold", "label_fraction", "splits.train")
 """Options that leave the test samples as they are, of the views and of the samples that are trained on."""
+_MAY_MOVE_TESTS = ("crop", "train", "splits")
+"""Of some data sets they do not: test samples are resized as the crop asks for, or are held out of a split or group
+that is trained on.
+"""
 
 
 def location(config: RunConfig) -> str:
@@ -180,7 +184,7 @@ def suffix_of(
     if replaced:
         facts = json.dumps([data_facts(split) for split in splits.values() if split is not None])
     elif (now.name, now.path) == (before.name, before.path):
-        if not other_samples(before, now, tasks):
+        if not other_samples(before, now, tasks) and not _tests_are_moved(own, before, now):
             return ""
     elif all(_is_recorded(run, own, name, split) for name, split in splits.items() if split is not None):
         return ""
@@ -197,6 +201,23 @@ def _is_recorded(run: Run, own: RunConfig, name: str, split: Any) -> bool:
     except ContrastillError:  # of so few samples that nothing can be set apart
         return False
     return recorded == compared_facts(recorded, data_facts(part))
+
+
+def _tests_are_moved(own: RunConfig, before: DataConfig, now: DataConfig) -> bool:
+    """Whether an option that most data sets have for training alone gives other test samples: seen on the split."""
+    config, tree = own.model_dump(), before.model_dump(mode="json")
+    changed = {key: value for key, value in now.model_dump(mode="json").items() if key in _MAY_MOVE_TESTS}
+    if all(tree.get(key) == value for key, value in changed.items()):
+        return False
+    facts = []
+    try:
+        with unlogged():
+            for data in (tree, {**tree, **changed}):
+                split = open_split(validate({**config, "data": data}, trains=False), "test")
+                facts.append(None if split is None else data_facts(split))
+    except ContrastillError:  # of which one cannot be read, the other has other samples
+        return True
+    return facts[0] != facts[1]
 
 
 def other_samples(own: DataConfig, now: DataConfig, tasks: Collection[str] = ("accuracy",)) -> list[str]:

@@ -207,6 +207,9 @@ def _note_unseen(train: Any, test: Any, names: Sequence[str] | None) -> None:
     Args:
         train, test: Splits with the modality ``semantics``.
         names: Of the values, from 0; None: they have none.
+
+    Raises:
+        UsageError: A test sample has labels beyond the names.
     """
     if train is test:
         return
@@ -219,6 +222,11 @@ def _note_unseen(train: Any, test: Any, names: Sequence[str] | None) -> None:
         unseen -= seen
         if not unseen:
             break
+    if names is not None and (highest := max(unseen, default=0)) >= len(names):
+        raise UsageError(
+            f"label maps of test samples go to {highest}, and {len(names) - 1} classes are named (1 to "
+            f"{len(names) - 1}): name all of them, or set data.void={highest} if it stands for no label"
+        )
     if not unseen or not labelled:
         return
     numbers = sorted(unseen)

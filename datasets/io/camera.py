@@ -64,10 +64,12 @@ class Camera:
         unit: Of the stored values.
         intrinsics: fx, fy, cx, cy of a pinhole, in pixels of a stored frame; the centre of pixel (u, v) is at (u, v).
             None: not known.
+        frame: Height and width of a stored frame of depth; None: not known.
     """
 
     unit: Unit
     intrinsics: tuple[float, float, float, float] | None = None
+    frame: tuple[int, int] | None = None
 
 
 # Focal lengths, in sides of a frame, and places of the principal point, in sides from the middle, that cameras have.

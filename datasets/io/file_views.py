@@ -8,6 +8,7 @@ as the view needs.
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class FileViews:
         if self.flip and draws[0] < 0.5:
             pixels = pixels.flip(1)
         if self.transforms:
-            self.compose.set_random_seed(seed)
+            seed_transforms(self.compose, seed)
             # A copy: transforms may write to it, and the pixels may be a cache's, or the user's own.
             pixels = torch.from_numpy(self.compose(image=pixels.numpy().copy())["image"])
         return pixels
@@ -164,8 +165,7 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
                 )
             from .torchvision_transforms import TorchvisionTransform
 
-            probability = arguments.pop("p", 1.0)
-            built.append(TorchvisionTransform(str(name).removeprefix(TORCHVISION), arguments, probability))
+            built.append(TorchvisionTransform(str(name).removeprefix(TORCHVISION), arguments))
             continue
         if name not in known:
             raise unknown_name("transform of albumentations", str(name), known)
@@ -195,12 +195,14 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
 def _try(compose: Any, built: Sequence[Any], sample: dict[str, np.ndarray], names: str) -> None:
     """Apply transforms to a sample, each for certain; several times where what they draw may turn the shape."""
     height, width = sample["image"].shape[:2]
-    chances = [transform.p for transform in built]
-    for transform in built:
-        transform.p = 1.0
+    # Those of torchvision have another chance inside.
+    parts = [*built, *(inner for each in built if hasattr(inner := getattr(each, "transform", None), "p"))]
+    chances = [part.p for part in parts]
+    for part in parts:
+        part.p = 1.0
     try:
         for seed in range(1 if height == width else 8):
-            compose.set_random_seed(seed)
+            seed_transforms(compose, seed)
             shown = compose(**sample)
             if any(
                 getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype
@@ -217,8 +219,8 @@ def _try(compose: Any, built: Sequence[Any], sample: dict[str, np.ndarray], name
             f"data.transforms ({names}) fail on an image of {height}×{width} pixels: {' '.join(str(error).split())}"
         ) from error
     finally:
-        for transform, chance in zip(built, chances, strict=True):
-            transform.p = chance
+        for part, chance in zip(parts, chances, strict=True):
+            part.p = chance
 
 
 def draw_numbers(seed: int, view: int, index: Tensor) -> list[list[float]]:
@@ -251,6 +253,20 @@ def draw_part(
 def transform_seed(seed: int, view: int, index: int) -> int:
     """The seed of a view's further transforms."""
     return mix(_TRANSFORMS, seed, view, index)
+
+
+def seed_transforms(compose: Any, seed: int) -> None:
+    """Let each transform, of nested ones too, draw from a stream of its own, by the seed and its place: albumentations'
+    own ``set_random_seed`` gives all of them one seed, so that they draw the same numbers.
+    """
+    waiting = [compose]
+    for place, part in enumerate(waiting):
+        inner = getattr(part, "transforms", None)
+        if isinstance(inner, (list, tuple)):
+            waiting += inner  # the loop goes on over them
+        # The outermost draws nothing, and the first keeps the seed that it has where it is alone.
+        own = seed if place < 2 else mix(seed, place)
+        part.random_generator, part.py_random = np.random.default_rng(own), random.Random(own)
 
 
 def jitter(images: Tensor, index: Tensor, *, seed: int, view: int, strength: float) -> Tensor:

@@ -17,7 +17,7 @@ from ...core.errors import ContrastillError, UsageError
 from .array_files import of_one_ratio
 from .camera import Unit
 from .depth_resize import interpolated_depth
-from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
+from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, seed_transforms, shift
 from .values import vectors_of_array
 
 _ZERO_OUTSIDE = ("rgb", "depth", LABELS)
@@ -157,7 +157,7 @@ class JointViews:
         """
         # As stored: a size of no transform's default, so that one that asks for its own is seen.
         size, others = self.size or (61, 83), [name for name in self.modalities if name != "rgb"]
-        compose = composed(self.transforms, size, [*others, _INSIDE])
+        compose = composed(self.transforms, size, [*others, _INSIDE] if others else [])
         for transform in compose.transforms if others else ():
             _check_moves_alone(transform, size, others)
         return compose
@@ -210,7 +210,7 @@ class JointViews:
         return cut
 
     def _transformed(self, view: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        self.compose.set_random_seed(seed)
+        seed_transforms(self.compose, seed)
         # It takes maps without a last side of one, and wants an image even where a sample has none.
         arrays = {
             "image" if name == "rgb" else name: (values[..., 0] if values.shape[2] == 1 else values).numpy(force=True)
@@ -219,7 +219,8 @@ class JointViews:
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         size = next(iter(view.values())).shape[:2]
         arrays.setdefault("image", np.zeros((*size, 3), np.uint8))
-        if self.moves:
+        marked = self.moves and view.keys() != {"rgb"}
+        if marked:
             arrays[_INSIDE] = np.ones(size, np.uint8)
         transformed = self.compose(**arrays)
         result = {
@@ -228,7 +229,7 @@ class JointViews:
             )
             for name, values in view.items()
         }
-        if self.moves:
+        if marked:
             outside = torch.from_numpy(np.ascontiguousarray(transformed[_INSIDE])) == 0
             for name in result.keys() - set(_ZERO_OUTSIDE):
                 result[name][outside] = torch.nan
@@ -257,7 +258,7 @@ def _check_moves_alone(transform: Any, size: tuple[int, int], others: Sequence[s
     sample: dict[str, np.ndarray] = {"image": np.zeros((height, width, 3), np.uint8)}
     sample |= {"up": places + 1, "down": count - places}
     for seed in range(0 if changed else _TRIES):
-        compose.set_random_seed(seed)
+        seed_transforms(compose, seed)
         try:
             view = compose(**{key: values.copy() for key, values in sample.items()})
         except Exception as error:  # one that needs more than an image and masks

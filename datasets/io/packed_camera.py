@@ -45,9 +45,11 @@ def packed_camera(file: h5py.File, parts: Sequence[GroupSamples], options: Any) 
         return Camera(unit)
     # (N, H, W), (N, H, W, 1) or (N, 1, H, W), as the file has them.
     sides = [side for side in parts[0].group[name].shape[1:] if side > 1]
-    if len(sides) == 2:
-        check_intrinsics(stored, (sides[0], sides[1]), file.filename)
-    return Camera(unit, stored)
+    if len(sides) != 2:
+        return Camera(unit, stored)
+    frame = sides[0], sides[1]
+    check_intrinsics(stored, frame, file.filename)
+    return Camera(unit, stored, frame)
 
 
 def stored_unit(file: h5py.File) -> Unit | None:

@@ -112,7 +112,7 @@ def _camera(options: PairOptions, where: object, frames: Sequence[np.ndarray]) -
         unit,
         where,
     )
+    height, width = frames[0].shape[:2]
     if options.intrinsics is not None:
-        height, width = frames[0].shape[:2]
         check_intrinsics(options.intrinsics, (height, width), where)
-    return Camera(unit, options.intrinsics)
+    return Camera(unit, options.intrinsics, (height, width))

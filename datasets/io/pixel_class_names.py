@@ -23,7 +23,7 @@ def pixel_class_names(dataset: Any, *, labelled: bool, highest: int) -> list[str
     Args:
         dataset: With label maps.
         labelled: Whether its samples have a class of their own, which ``classes`` then names.
-        highest: The highest label of a few samples; 255 is void by default.
+        highest: The highest label of a few samples, but for void.
 
     Raises:
         UsageError: ``semantic_classes`` are no names, or do not begin with that of 0.
@@ -36,7 +36,7 @@ def pixel_class_names(dataset: Any, *, labelled: bool, highest: int) -> list[str
         named = own if own[0].lower() in NO_LABEL else ["unlabelled", *own]
         what = f"{what}.classes"
     note_repeated(named, what)
-    if len(named) <= highest != 255:
+    if len(named) <= highest:
         log.warning(
             "%s names %d classes, and label maps go to %d: their classes have no names here",
             what,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset
 
+from .decoded_cache import DecodedPictures
 from .file_workers import PictureFiles
 from .fingerprint import file_digest, file_sizes
 from .stored_values import image_hashes
@@ -67,7 +68,8 @@ def _one_dataset(train: Any, test: Any) -> bool:
 
 def _digests(train: Any, test: Any) -> list[list[int]]:
     """Of the files of both splits that have the size of one of the other; of other splits, or of too many, nothing."""
-    both = (train, test)
+    # A cache keeps the files of others.
+    both: list[Any] = [of.pictures if isinstance(of, DecodedPictures) else of for of in (train, test)]
     if not all(isinstance(pictures, PictureFiles) for pictures in both) or sum(len(p.files) for p in both) > _FILES:
         return [[], []]
     sizes = [file_sizes(pictures.root, pictures.files) for pictures in both]

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.classes import check_highest_class
 from ...core.data import Split
 from ...core.errors import UsageError
+from .camera import Camera
 from .file_views import LABELS
 from .values import RGB, VECTORS
 
@@ -22,8 +23,9 @@ def check_splits(train: Split | None, test: Split | None) -> None:
     classes that no training sample has, or samples of few of the classes alone.
 
     Raises:
-        UsageError: A modality's name in capitals, labels that can hardly number classes, depth of another unit,
-            modalities of another kind of numbers or number of channels, other classes or another number of them.
+        UsageError: A modality's name in capitals, labels that can hardly number classes, depth of another unit, frames
+            of another size with the same intrinsics, modalities of another kind of numbers or number of channels, other
+            classes or another number of them.
     """
     for split in (train, test):
         _check_names(() if split is None else split.modalities)
@@ -41,6 +43,7 @@ def check_splits(train: Split | None, test: Split | None) -> None:
             f"depth of the training split is in {units[0]}, that of the test split in {units[1]}: bring both to "
             "one unit, or set data.depth_unit"
         )
+    _check_frames(train.camera, test.camera)
     kinds = [getattr(split, "kinds", {}) for split in (train, test)]
     for name in train.modalities:
         if name not in test.modalities or name == LABELS:
@@ -72,6 +75,19 @@ def check_splits(train: Split | None, test: Split | None) -> None:
                 f"the {what} of the training split are {_few(names[0])}, those of the test split "
                 f"{_few(names[1])}: number both by one list of names"
             )
+
+
+def _check_frames(train: Camera | None, test: Camera | None) -> None:
+    """Refuse intrinsics, which are in pixels of a frame, that are the same for frames of two sizes."""
+    if train is None or test is None or train.intrinsics is None or train.intrinsics != test.intrinsics:
+        return
+    if train.frame is not None and test.frame is not None and train.frame != test.frame:
+        (height, width), (rows, columns) = train.frame, test.frame
+        raise UsageError(
+            f"intrinsics are of frames of one size, and depth is {height}×{width} in training and {rows}×{columns} in "
+            "the test: bring both to one size, or leave the intrinsics out (data.intrinsics, or the attribute of a "
+            "packed file)"
+        )
 
 
 def _check_names(modalities: Collection[str]) -> None:

@@ -31,7 +31,7 @@ def modality_columns(
         where: The data set, for messages.
 
     Raises:
-        UsageError: No such column, none with pictures, or several that could be rgb.
+        UsageError: No such column, none with pictures, or several that could be one modality.
     """
     asked = {"image": image} | {f"modalities.{name}": column for name, column in (modalities or {}).items()}
     for option, column in asked.items():
@@ -87,7 +87,17 @@ def _default_columns(
             f"{where} has no column of pictures among {', '.join(features)}: cast that of their bytes or paths with "
             "dataset.cast_column(COLUMN, datasets.Image()), or name it with data.image="
         )
-    usual = {_USUAL[name.lower()]: name for name in features if name.lower() in _USUAL and is_readable(features[name])}
+    usual: dict[str, str] = {}
+    for name in features:
+        modality = _USUAL.get(name.lower())
+        if modality is None or not is_readable(features[name]):
+            continue
+        if (other := usual.setdefault(modality, name)) != name:
+            beside = "".join(f"{key}: {column}, " for key, column in columns.items())
+            raise UsageError(
+                f"{where} has the columns {other} and {name}, and either could be {modality}: name the column of each "
+                f"modality, as data.modalities={{{beside}{modality}: {other}}}"
+            )
     return {**columns, **{name: name for name in others}, **usual}
 
 

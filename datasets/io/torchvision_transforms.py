@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import albumentations as A
@@ -17,15 +18,14 @@ class TorchvisionTransform(A.ImageOnlyTransform):
 
     Args:
         name: Of its class.
-        arguments: Of its class.
-        p: Probability that it is applied.
+        arguments: Of its class. ``p``, the probability that it is applied, is the class's own where it takes one, such
+            as RandomGrayscale, whose default is torchvision's; of others, such as ColorJitter, 1 by default.
 
     Raises:
         UsageError: There is no such transform, or it does not take the arguments.
     """
 
-    def __init__(self, name: str, arguments: dict[str, Any], p: float = 1.0) -> None:
-        super().__init__(p=p)
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
         # Imported here, as it takes half a second.
         from torchvision.transforms import v2
 
@@ -33,6 +33,8 @@ class TorchvisionTransform(A.ImageOnlyTransform):
         known = [key for key, value in classes.items() if issubclass(value, v2.Transform)]
         if name not in known:
             raise unknown_name("transform of torchvision", name, known)
+        takes_p, arguments = "p" in inspect.signature(getattr(v2, name)).parameters, dict(arguments)
+        super().__init__(p=1.0 if takes_p else arguments.pop("p", 1.0))
         try:
             self.transform = getattr(v2, name)(**arguments)
         except (TypeError, ValueError) as error:

@@ -220,10 +220,11 @@ class UserSamples:
             "return one label for a sample, always the same, and correct the list or leave it out"
         )
 
-    def highest_label(self) -> int:
-        """Of the label maps of a few samples, spread over all; 0 where there are none."""
-        labels = [images[LABELS] for images in self.few if LABELS in images]
-        return max((int(values.nan_to_num(0).max()) for values in labels), default=0)
+    def highest_label(self, void: int | None = None) -> int:
+        """Of the label maps of a few samples, spread over all, but for ``void``; 0 where there are none."""
+        labels = [images[LABELS].nan_to_num(0) for images in self.few if LABELS in images]
+        labels = [values if void is None else values.masked_fill(values == void, 0) for values in labels]
+        return max((int(values.max()) for values in labels), default=0)
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:

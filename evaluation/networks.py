@@ -64,6 +64,11 @@ class EvaluatedNetwork:
         return None if self.role == "student" else self.entry.class_map
 
     @property
+    def key(self) -> str:
+        """Where a student or teacher stands in the config."""
+        return "student" if self.role == "student" else f"teachers.{self.number or 0}"
+
+    @property
     def is_early(self) -> bool:
         """Whether it is a run's student before its training ended."""
         return self.role == "student" and self.weights.startswith("checkpoint after")

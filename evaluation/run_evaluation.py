@@ -161,9 +161,8 @@ class RunEvaluation:
         # Of the run's own data its training said so; what is not trained yet has no size.
         if (own and self._own_data) or candidate.role not in ("student", "teacher"):
             return ""
-        key = "student" if candidate.role == "student" else f"teachers.{candidate.number or 0}"
         trained = trained_size(candidate.network, (self.run, self.networks.own) if own else None)
-        keys = size_keys(self.data.data.name, "data.size", f"{key}.resolution")
+        keys = size_keys(self.data.data.name, "data.size", f"{candidate.key}.resolution")
         return other_size(candidate.network, self.test, trained, who, self._where(), keys)
 
     def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:
@@ -211,12 +210,11 @@ class RunEvaluation:
 
     def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
         who = f"{candidate.title} {candidate.model} of {self.run.path}"
-        class_map, option = self.config.student.class_map, "student.class_map"
-        if candidate.role != "student":
-            class_map, option = None, f"teachers.{candidate.number or 0}.class_map"
-            if lacks_dense_data(self.test, candidate.network.recipe.get("num_classes")):
-                yield Accuracy()  # of a classifier's data
-                return
+        student = candidate.role == "student"
+        class_map, option = (self.config.student.class_map if student else None), f"{candidate.key}.class_map"
+        if not student and lacks_dense_data(self.test, candidate.network.recipe.get("num_classes")):
+            yield Accuracy()  # of a classifier's data
+            return
         scores = dense_scores(
             candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn, class_map, option,
             applied=candidate.applied_map, train=lambda: open_split(self.data, "train"),
@@ -226,7 +224,7 @@ class RunEvaluation:
             return
         yield scores
         if isinstance(scores, DenseScores) and self.accelerator.is_main_process:
-            name = self.name if candidate.role == "student" else candidate.title
+            name = self.name if student else candidate.title
             shown = DensePredictor(candidate.network)
             source = self.source(self.test, candidate)
             self.gallery.add(
@@ -242,11 +240,10 @@ class RunEvaluation:
         network, student = candidate.network, candidate.role == "student"
         who = f"{candidate.title} {candidate.model} of {self.run.path}"
         class_map = self.config.student.class_map if student else None
-        placed = places_fit(network, candidate.applied_map, self.test)
         try:
             match_classes_of(
                 network, self.test, who, self._where(), self.warn, class_map=class_map, own_data=self._own_data,
-                placed=placed,
+                placed=places_fit(network, candidate.applied_map, self.test),
             )  # fmt: skip
         except UsageError:
             if class_map is not None or (student and self.options.tasks == ("accuracy",)):

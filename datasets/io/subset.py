@@ -79,7 +79,7 @@ def validation_samples(split: Split, share: float, seed: int, *, measurable: Ten
 
 
 def subset(split: Split, rows: Tensor) -> Any:
-    """The samples ``rows`` (n,) of a split, numbered from 0.
+    """The samples ``rows`` (n,) of a split, numbered from 0; ``positions`` (n,) are their numbers in the whole split.
 
     Raises:
         UsageError: A split of another kind than the library's, or one that puts other samples in the place of damaged
@@ -105,6 +105,8 @@ def subset(split: Split, rows: Tensor) -> Any:
             "split yourself and hand over the data as (train, validation)"
         )
     part.num_samples = len(rows)
+    before = getattr(split, "positions", None)
+    part.positions = rows if before is None else before[rows]
     part.targets = None if split.targets is None else split.targets[rows.to(split.targets.device)]
     if (vectors := getattr(split, "label_vectors", None)) is not None:
         part.label_vectors = vectors[rows.to(vectors.device)]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
+from contrastill.core import epochs as core_epochs
 from contrastill.core.config.loading import load_config
 from contrastill.core.config.train_section import TrainConfig
 from contrastill.core.epochs import default_epochs
@@ -26,7 +27,6 @@ from contrastill.models.build import build_network, save_student
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
-from contrastill.training import schedule
 from contrastill.training.assemble import assemble
 from contrastill.training.recipe import compares_maps, default_evaluations, default_objectives, default_training
 from contrastill.training.schedule import learning_rate
@@ -195,7 +195,7 @@ def images(count=32, labelled=True, size=8):
 @pytest.fixture
 def short(monkeypatch):
     """Trainings of default length are of two epochs."""
-    monkeypatch.setattr(schedule, "LONGEST", 2)
+    monkeypatch.setattr(core_epochs, "LONGEST", 2)
 
 
 def start_lines(err):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..core.config.loading import with_values
@@ -76,8 +76,8 @@ def network_keys(settings: Mapping[str, Any], network: str) -> dict[str, Any]:
 
 
 def with_network_keys(
-    teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], settings: Mapping[str, Any]
-) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
+    teachers: list[dict[str, Any]], student: dict[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The entries of teachers and student as the config will have them: with all that dotted keys say of them.
 
     Raises:
@@ -86,7 +86,7 @@ def with_network_keys(
     below = {key: value for key, value in settings.items() if key.partition(".")[0] in ("teachers", "student")}
     if not below:
         return teachers, student
-    tree = with_values({"teachers": list(teachers), "student": student}, below)
+    tree = with_values({"teachers": teachers, "student": student}, below)
     for number, entry in enumerate(tree["teachers"]):
         checked(NetworkConfig, entry, f"teachers.{number}.")
     checked(NetworkConfig, tree["student"], "student.")

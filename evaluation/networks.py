@@ -24,6 +24,7 @@ from ..core.weights import find_weights
 from ..models.recipe import quantity_by
 from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
+from ..training.held_out import without_validation
 from ..training.modality_scale import another_modality, check_trained_modality
 from ..training.moving_average import averaged
 from ..training.networks import build, is_random
@@ -169,13 +170,19 @@ class EvaluatedNetworks:
             self._data_config = self.config
             return open_split(self.config, "train")
 
+    @cached_property
+    def _trained_on(self) -> Any:
+        """The same without the samples that the training did not see."""
+        try:
+            return without_validation(self._training_data, self.own)[0]
+        except ContrastillError:  # other data, of which nothing can be set apart
+            return self._training_data
+
     def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
         """What a network would be given in training for a modality that it has no mean and std of its own for."""
-        return (
-            {}
-            if entry.modality == "rgb" or entry.mean is not None
-            else {entry.modality: measure_statistics(self._training_data, entry.modality)}
-        )
+        if entry.modality == "rgb" or entry.mean is not None:
+            return {}
+        return {entry.modality: measure_statistics(self._trained_on, entry.modality)}
 
     @cached_property
     def _teachers(self) -> list[Network]:

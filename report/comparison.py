@@ -15,7 +15,7 @@ from ..core.statistics import MeanStd, gap_closed, mean_std
 from .evaluations import is_early
 from .likeness import evaluated_beside, same_test, shared_splits, training_setting
 from .markup import is_number, join, number
-from .measures import OWN, evaluation_rows, measures_of
+from .measures import OWN, but_mode, evaluation_rows, measures_of
 from .page import Section
 from .page_parts import Cell, table
 from .published_figure import published_figure
@@ -82,7 +82,7 @@ class Compared:
 
     def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long; of several the one that was trained most
-        alike.
+        alike; without any the one that an evaluation trained on the labels.
         """
         if group.config is None or not group.config.teachers:
             return None
@@ -103,7 +103,13 @@ class Compared:
                         f"({', '.join(differences)}), which their difference depends on too"
                     ] = None
                 return self.scores[other.name][metric]
-        return None
+        scratch = self._evaluated(group, group.config, "scratch", metric)
+        if scratch is not None:
+            self.notes[
+                f"The baseline of {group.name} is of contrastill evaluate --baselines scratch: from random weights, "
+                "trained along with its head on the labels"
+            ] = None
+        return scratch
 
     def _note_ways(self) -> None:
         """Note the metrics that are not measured alike: by one kind of head, trained alike, or by a network's own
@@ -208,6 +214,8 @@ class Compared:
             for rows in self.evaluated[other.name]
             if metric in (measures := measures_of(rows, role))
         ]
+        if role == "scratch":  # it is trained along, whether the student is frozen or not
+            ways, measured = {*map(but_mode, ways)}, [(value, but_mode(way)) for value, way in measured]
         values = [value for value, way in measured if {way} == ways]
         return mean_std(values[:1]) if values else None
 

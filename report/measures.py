@@ -52,3 +52,13 @@ def measures_of(rows: Sequence[dict[str, Any]], role: str) -> dict[str, tuple[fl
         ):
             heads["probe"] = layers["embedding"]["top1"], text
     return heads | own
+
+
+def but_mode(way: str) -> str:
+    """How a number was measured, but for what was trained along with the head.
+
+    Example:
+        >>> but_mode("head linear, mode frozen, labels 1.0")
+        'head linear, labels 1.0'
+    """
+    return ", ".join(part for part in way.split(", ") if not part.startswith("mode "))

@@ -135,7 +135,9 @@ class ArgumentResolver:
         self.stack.enter_context(DATASETS.temporarily(name, LoadedHuggingFace(datasets, holds_out=holds_out)))
         return {"name": name}
 
-    def network(self, argument: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
+    def network(
+        self, argument: Any, role: str, modality: str | None, batch: Any, keys: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an
         entry.
 
@@ -144,6 +146,7 @@ class ArgumentResolver:
             role: ``"teacher"`` or ``"student"``.
             modality: What it reads; None: what it was made for, else rgb.
             batch: Gives a small batch in which a modality is, by its name.
+            keys: What is said of it besides, by the keys of an entry.
 
         Raises:
             UsageError: No such network or path, or a module that fails on this data.
@@ -154,6 +157,7 @@ class ArgumentResolver:
                 f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'"
             )
         model = expanded(entry.pop("model"))
+        entry |= keys or {}
         if "weights" in entry:
             entry["weights"] = expanded(entry["weights"])
         if modality is not None:

@@ -47,6 +47,7 @@ from .freezing import freeze_modules
 from .held_out import without_validation
 from .mixing import check_mixing, mixing_facts
 from .networks import Networks, build_networks, compare_scales, initial_weights, random_teacher_notes
+from .non_finite import POSITIONS
 from .output_checks import check_logits, check_output_lengths, embedding_notes
 from .pixel_labels import (
     LABELS,
@@ -177,6 +178,9 @@ class _RunData:
         modalities = [network.modality for network in networks]
         train = training_loader(splits["train"], modalities, config.train, shares)
         train = FullBatches(train) if config.train.drop_last else train
+        if (positions := getattr(rest, "positions", None)) is not None:
+            # The index of a batch is that of a bank's row; messages name samples by these.
+            setattr(train, POSITIONS, positions)
         statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
         return cls(dict(splits), modalities, statistics, train, validation, evaluating)
 

@@ -32,7 +32,8 @@ from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .data import check_modality, open_loader, open_splits
-from .keywords import dotted_keys, given_keys
+from .held_out import samples_without_validation
+from .keywords import dotted_keys, given_keys, network_keys, with_network_keys
 from .pixel_labels import answers_for_positions
 from .progress import accuracy_text
 from .recipe import (
@@ -178,25 +179,28 @@ def distill(
         section = make_data_config(resolver.data(data), options)
         splits = open_splits(section)
         read = _Batches(splits["train"])
-        teachers = [resolver.network(network, "teacher", teacher_modality, read) for network in networks(teacher)]
+        teachers = [
+            resolver.network(network, "teacher", teacher_modality, read, network_keys(settings, f"teachers.{number}"))
+            for number, network in enumerate(networks(teacher))
+        ]
         if teacher_modality is not None and not teachers:
             raise UsageError(
                 f"teacher_modality={teacher_modality!r} is of the teachers, and teacher is {teacher!r}: leave it out"
             )
-        learner = resolver.network(student, "student", student_modality, read) | (
+        learner = resolver.network(student, "student", student_modality, read, network_keys(settings, "student")) | (
             {} if embedding is None else {"embedding": embedding}
         )
+        teachers, learner = with_network_keys(teachers, learner, settings)
         _check_scale([*teachers, learner], read, splits["test"])
         each = _each_teacher(teachers)
         maps = objectives is None and compares_maps(each, learner, splits["train"])
-        train = _training(
-            objectives is None, maps, each, learner, splits["train"].num_samples, resolver.train, settings
-        )
+        num_samples = samples_without_validation(splits["train"], settings.get("train.validation"), learner, seed)
+        train = _training(objectives is None, maps, each, learner, num_samples, resolver.train, settings)
         if splits["test"] is not None and {"train.evaluate_every", "train.validation"}.isdisjoint(settings):
             # A wrong number of epochs is refused with the whole config.
             number = settings.get("train.epochs")
             number = number if isinstance(number, int) else train["epochs"]
-            train |= default_evaluations(splits["train"].num_samples, splits["test"].num_samples, number)
+            train |= default_evaluations(num_samples, splits["test"].num_samples, number)
         if objectives is not None:
             chosen = _objectives(objectives)
         elif answers_for_positions(learner["model"]):
@@ -204,7 +208,7 @@ def distill(
                 learner = {**with_quantity(each, learner, splits["train"])}
             chosen = default_dense_objectives(each, learner, splits["train"])
         else:
-            chosen = default_objectives(each, splits["train"], train["epochs"], maps=maps)
+            chosen = default_objectives(each, splits["train"], train["epochs"], maps=maps, num_samples=num_samples)
         tree = {
             "out": str(out),
             "seed": seed,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ..core.config.schema import RunConfig
-from ..datasets.io.subset import split_off
+from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.config.stated import plain
+from ..core.config.validation import checked
+from ..datasets.io.subset import split_off, validation_samples
 from .pixel_labels import measurable_samples
 
 
@@ -19,3 +22,22 @@ def without_validation(split: Any, config: RunConfig) -> tuple[Any, Any]:
     if share is None:
         return split, None
     return split_off(split, share, config.seed, measurable=measurable_samples(split, config.student))
+
+
+def samples_without_validation(split: Any, share: Any, student: Mapping[str, Any], seed: int) -> int:
+    """How many samples a run trains on of a training split; all where ``share`` is no share, which its config refuses.
+
+    Args:
+        split: For training.
+        share: ``train.validation``.
+        student: Its entry in a config.
+        seed: Of the run.
+
+    Raises:
+        UsageError: See :func:`~contrastill.datasets.io.subset.validation_samples`.
+    """
+    if not isinstance(share, float) or not 0 < share < 1:
+        return split.num_samples
+    measurable = measurable_samples(split, checked(NetworkConfig, plain(student), "student."))
+    taken = validation_samples(split, share, seed, measurable=measurable)
+    return int((~taken).sum())

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.config.schema import RunConfig, TrainConfig
+from ..core.config.loading import with_values
+from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
+from ..core.config.stated import plain
+from ..core.config.validation import checked
 from ..core.errors import UsageError, device_hint, unknown_name
 from ..core.registry import OBJECTIVES
 from .arguments import networks
@@ -56,3 +59,35 @@ def given_keys(
     yield from ((name, keys[name], value) for name, value in named.items() if name in keys and value is not None)
     for name, value in overrides.items():
         yield name, f"train.{name}" if name in TrainConfig.model_fields else name, value
+
+
+def network_keys(settings: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """What dotted keys say of a network, such as ``student`` or ``teachers.0``, but for its name: as a dict of it has
+    that.
+
+    Raises:
+        UsageError: An unknown key, or a value that is not allowed.
+    """
+    below = {key.removeprefix(f"{network}."): value for key, value in settings.items() if key.startswith(f"{network}.")}
+    keys = {key: value for key, value in below.items() if "." not in key and key != "model"}
+    if keys:
+        checked(NetworkConfig, {"model": "", **plain(keys)}, f"{network}.")
+    return keys
+
+
+def with_network_keys(
+    teachers: list[dict[str, Any]], student: dict[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The entries of teachers and student as the config will have them: with all that dotted keys say of them.
+
+    Raises:
+        UsageError: An unknown key, a value that is not allowed, or a network without a name.
+    """
+    below = {key: value for key, value in settings.items() if key.partition(".")[0] in ("teachers", "student")}
+    if not below:
+        return teachers, student
+    tree = with_values({"teachers": teachers, "student": student}, below)
+    for number, entry in enumerate(tree["teachers"]):
+        checked(NetworkConfig, entry, f"teachers.{number}.")
+    checked(NetworkConfig, tree["student"], "student.")
+    return tree["teachers"], tree["student"]

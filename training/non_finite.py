@@ -26,6 +26,9 @@ from .checkpoint import Position, checkpoints, random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
+POSITIONS = "positions"
+"""Attribute of a loader of a part of a data set: (n,), the position there of each index in its batches."""
+
 Scalars = Mapping[str, Tensor]
 """``loss`` and each term of one pass, () tensors."""
 
@@ -39,7 +42,7 @@ class StopOnNonFinite:
         loader: Its training batches: asked once more for the batch that was bad.
         config: For what the message recommends.
         run: Folder of ``bad_batch.json``, which holds ``step``, ``epoch``, ``batch``, ``terms`` and the samples'
-            ``indices`` over all processes.
+            ``indices`` in the data set, over all processes.
         accelerator: Device and processes.
     """
 
@@ -56,6 +59,7 @@ class StopOnNonFinite:
             run,
             accelerator,
         )
+        self._positions = getattr(loader, POSITIONS, None)
         self._names: list[str] = []
         self._first: Tensor | None = None
 
@@ -96,7 +100,7 @@ class StopOnNonFinite:
         ]
         epoch, number = divmod(step - 1, len(self._loader))
         batch = next(iter(self._loader.epoch(epoch, number)))
-        indices = _indices(batch, self._accelerator)
+        indices = _indices(batch, self._accelerator, self._positions)
         advice = _advice(self._transfer, batch, terms, self._config, self._accelerator)
         where = f"the batch's sample indices are {', '.join(map(str, indices))}"
         if self._run is not None:
@@ -140,6 +144,7 @@ class SkipNonFinite:
     ) -> None:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
+        self._positions = getattr(loader, POSITIONS, None)
         self._skipped = 0
         self._before: _UndeferredState | None = None
 
@@ -188,7 +193,7 @@ class SkipNonFinite:
         self._tell(
             position,
             [name for name, flag in zip(scalars, flags, strict=False) if flag and name != "loss"],
-            _indices(batch, self._accelerator),
+            _indices(batch, self._accelerator, self._positions),
         )
         if 2 * self._skipped > self._batches:
             advice = _advice(self._transfer, batch, [*self._transfer.terms], self._config, self._accelerator)
@@ -314,7 +319,8 @@ def _newest(run: Run | None) -> str:
     return f"{paths[-1]} is from before" if paths else "no checkpoint was written yet"
 
 
-def _indices(batch: Mapping[str, Tensor], accelerator: Accelerator) -> list[int]:
-    """The batch's samples over all processes, in the order of their ranks."""
+def _indices(batch: Mapping[str, Tensor], accelerator: Accelerator, positions: Tensor | None) -> list[int]:
+    """The positions in the data set of the batch's samples over all processes, in the order of their ranks."""
     own = batch["index"][: own_samples(batch), None].to(torch.int64)
-    return all_gather_ragged(own, accelerator.device)[:, 0].tolist()
+    rows = all_gather_ragged(own, accelerator.device)[:, 0].cpu()
+    return (rows if positions is None else positions[rows]).tolist()

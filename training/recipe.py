@@ -59,6 +59,7 @@ def default_objectives(
     epochs: int | None = None,
     *,
     maps: bool = False,
+    num_samples: int | None = None,
 ) -> dict[str, Any]:
     """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
     where every teacher answers with the data's classes. Where labels mark any number of classes, binary cross-entropy
@@ -72,6 +73,7 @@ def default_objectives(
         split: The training split.
         epochs: Their number where it is set.
         maps: Whether positions of maps are contrasted too, see :func:`compares_maps`.
+        num_samples: How many of the split's samples are trained on; None: all.
 
     Raises:
         UsageError: There is neither a teacher nor a label.
@@ -100,7 +102,8 @@ def default_objectives(
             chosen["dense_crd"] = {"weight": round(1.0 / len(teachers), 4)}
         if labelled and all(_answers(teacher, split) for teacher in teachers):
             matching: dict[str, Any] = {"weight": round(1.0 / len(teachers), 4)}
-            shown = split.num_samples * (epochs or default_epochs(split.num_samples))
+            num_samples = num_samples or split.num_samples
+            shown = num_samples * (epochs or default_epochs(num_samples))
             alike = {"weighted": False} if shown > WEIGHTED_SAMPLES else {}
             chosen |= {"binary_kd": matching} if several else {"wttm": {**matching, **alike, "full_doubt": FULL_DOUBT}}
     return chosen

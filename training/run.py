@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import nn
 
 from ..core.config.loading import to_yaml
@@ -63,14 +65,18 @@ def train_run(
                 update={"train": config.train.model_copy(update={"epochs": default_epochs(parts.train.num_samples)})}
             )
         begun = run.config.exists()
+        ended = False
         if accelerator.is_main_process:
             stack.enter_context(run_lock(writable_folder(run.path)))
-            run.claim(
-                to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None}
-            )
+            ended = _ended(run)
+            data = {name: fingerprint(split) for name, split in parts.splits.items() if split is not None}
+            # Its record of the data may be gone with the checkpoints; others are no record of that training.
+            run.claim(to_yaml(config), None if ended and not run.data.exists() else data)
             WeightsRecord(run).claim(parts.weights, begun=run.student.is_file() or bool(checkpoints(run.checkpoints)))
-            run.record(versions(), config.command)
-        accelerator.wait_for_everyone()
+            if not ended:
+                run.record(versions(), config.command)
+        if _decided_by_main(ended, accelerator):
+            return _last_row(run) if accelerator.is_main_process else None
         _start_trackers(parts, config)
         if not progress and accelerator.is_main_process:
             for remark in parts.transfer.remarks:
@@ -122,6 +128,34 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
             Run(config.out).claim(to_yaml(config))  # of other settings, such as another seed, it is not this one
         else:
             train_run(config, progress=progress)
+
+
+def _ended(run: Run) -> bool:
+    """Whether a run has its finished student and no checkpoint, as one may remove these: nothing is left to train."""
+    if not run.finished or checkpoints(run.checkpoints):
+        return False
+    try:
+        read_recipe(run.student)
+    except ContrastillError:  # it is damaged, and trained again
+        return False
+    return True
+
+
+def _decided_by_main(value: bool, accelerator: Accelerator) -> bool:
+    """What the main process decided, on every process."""
+    return bool(accelerator.gather(torch.tensor([value], device=accelerator.device, dtype=torch.int64))[0])
+
+
+def _last_row(run: Run) -> dict[str, Any]:
+    """Of a run that is not trained again; a line says so."""
+    unchecked = "" if run.data.exists() else ", and whether the data are still those of its training is not checked"
+    log.warning(
+        "%s has its finished student and no checkpoint, so that nothing is trained%s: choose another out=… to train "
+        "anew",
+        run.path,
+        unchecked,
+    )
+    return (run.history() or [{}])[-1]
 
 
 def _check_same_student(run: Run, module: nn.Module) -> None:

@@ -195,17 +195,18 @@ def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any], command
     Raises:
         UsageError: An unknown key or name, a value that is not allowed or not set.
     """
-    config = validate(_with_values(values, overrides))
+    config = validate(with_values(values, overrides))
     config._command = command
     return config
 
 
 def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> DataConfig:
     """The section ``data`` alone, see :func:`make_config`; keys of ``overrides`` are those below ``data``."""
-    return validate_data(checked(DataConfig, _with_values(values, overrides), "data."))
+    return validate_data(checked(DataConfig, with_values(values, overrides), "data."))
 
 
-def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+def with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """A tree of values with those of dotted keys on top of it, as :func:`make_config` takes them; not validated."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

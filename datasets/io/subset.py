@@ -23,6 +23,21 @@ def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | Non
     """A training split in two: the rest, and a share of each class, drawn by (seed, index).
 
     Args:
+        split, share, seed, measurable: As :func:`validation_samples` takes them.
+
+    Raises:
+        UsageError: As there; and a split of another kind than the library's, or ``skip_corrupted``.
+    """
+    taken = validation_samples(split, share, seed, measurable=measurable)
+    rows = torch.arange(split.num_samples)
+    return subset(split, rows[~taken]), subset(split, rows[taken])
+
+
+def validation_samples(split: Split, share: float, seed: int, *, measurable: Tensor | None = None) -> Tensor:
+    """(N,) of bool: which samples of a training split are for validation, a share of each class, drawn by (seed,
+    index).
+
+    Args:
         split: With labels.
         share: In (0, 1), of the samples of each class, rounded; one at least of all.
         seed: Of the run.
@@ -31,7 +46,7 @@ def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | Non
 
     Raises:
         UsageError: It has no labels, or so few samples that one of the two is empty, or that none of the second is
-            marked with a class; a split of another kind than the library's; ``skip_corrupted``.
+            marked with a class.
     """
     if several_classes(split) or (measurable is not None and split.targets is None):
         # A sample is of many classes: drawn as if all were of one.
@@ -60,12 +75,11 @@ def split_off(split: Split, share: float, seed: int, *, measurable: Tensor | Non
             f"train.validation={share:g} takes {int(taken.sum())} samples, none of which is marked with a class, so "
             "that no mAP can be measured: choose a larger share, or another seed"
         )
-    rows = torch.arange(split.num_samples)
-    return subset(split, rows[~taken]), subset(split, rows[taken])
+    return taken
 
 
 def subset(split: Split, rows: Tensor) -> Any:
-    """The samples ``rows`` (n,) of a split, numbered from 0.
+    """The samples ``rows`` (n,) of a split, numbered from 0; ``positions`` (n,) are their numbers in the whole split.
 
     Raises:
         UsageError: A split of another kind than the library's, or one that puts other samples in the place of damaged
@@ -91,6 +105,8 @@ def subset(split: Split, rows: Tensor) -> Any:
             "split yourself and hand over the data as (train, validation)"
         )
     part.num_samples = len(rows)
+    before = getattr(split, "positions", None)
+    part.positions = rows if before is None else before[rows]
     part.targets = None if split.targets is None else split.targets[rows.to(split.targets.device)]
     if (vectors := getattr(split, "label_vectors", None)) is not None:
         part.label_vectors = vectors[rows.to(vectors.device)]

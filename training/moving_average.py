@@ -41,6 +41,8 @@ class MovingAverage:
         with torch.no_grad():
             for name, value in _tensors(student, self._own):
                 self._own[name].copy_(value)
+        # A mean of infinite values, as those of an attention mask, is NaN.
+        self._masks = {name for name, value in self._own.items() if value.is_floating_point() and value.isinf().any()}
         self._copy_others()
 
     @torch.no_grad()
@@ -49,7 +51,11 @@ class MovingAverage:
         decay = min(self._decay, (1 + step) / (10 + step))
         # Read anew at each step: to share a model out over processes gives its parameters other memory.
         weights = dict(_tensors(self._student, self._own))
-        floats = [name for name, value in self._own.items() if value.is_floating_point() or value.is_complex()]
+        floats = [
+            name
+            for name, value in self._own.items()
+            if (value.is_floating_point() or value.is_complex()) and name not in self._masks
+        ]
         torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in self._own.keys() - set(floats):
             self._own[name].copy_(weights[name])

@@ -23,6 +23,7 @@ class RepresentationSpec:
         probabilities: Whether the logits, or the prediction of each position, are probabilities: a softmax has been
             applied to them already.
         sigmoid: Whether a sigmoid has been applied to them already.
+        headless: Whether the logits are the embedding itself, as of a network without a classifier.
     """
 
     num_classes: int | None
@@ -30,6 +31,7 @@ class RepresentationSpec:
     map_shapes: tuple[tuple[int, ...], ...]
     probabilities: bool = field(default=False, compare=False)
     sigmoid: bool = field(default=False, compare=False)
+    headless: bool = field(default=False, compare=False)
     prediction_shape: tuple[int, int, int] | None = None
 
     @property
@@ -72,5 +74,11 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         map_shapes=tuple(tuple(value.shape[1:]) for value in outputs.maps),
         probabilities=of_classes is not None and are_probabilities(of_classes),
         sigmoid=sigmoid,
+        headless=_same(outputs.logits, outputs.embedding),
         prediction_shape=None if prediction is None else (prediction[1], prediction[2], prediction[3]),
     )
+
+
+def _same(logits: Tensor | None, embedding: Tensor | None) -> bool:
+    """Whether the embedding is what a network returns."""
+    return logits is not None and embedding is not None and torch.equal(logits, embedding)

@@ -109,7 +109,13 @@ class Weighted(TeacherAggregation):
     @classmethod
     def _check_logits(cls, settings: Sequence[Setting]) -> None:
         for number, setting in enumerate(settings):
-            if setting.require_teacher().num_classes is None:
+            teacher = setting.require_teacher()
+            if teacher.num_classes is not None and teacher.headless:
+                raise UsageError(
+                    f"ensemble.rule={cls.name} weighs each sample by the teachers' logits of it, and teacher {number} "
+                    "returns its embedding, as a network without a classifier does: take sum, gradient or random"
+                )
+            if teacher.num_classes is None:
                 raise UsageError(
                     f"ensemble.rule={cls.name} weighs each sample by the teachers' logits of it, and teacher {number} "
                     "has none, as one that answers for each position: take sum, gradient or random"

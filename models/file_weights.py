@@ -68,7 +68,14 @@ def load_file(
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
+    _turn(builder, module, written)
     return module
+
+
+def _turn(builder: Any, module: nn.Module, written: Any) -> None:
+    """Let published weights in a file take RGB, whatever they were trained on; those of a run do so already."""
+    if written is None and hasattr(builder, "turn"):
+        builder.turn(module)
 
 
 def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,4 +127,5 @@ def _load_encoder(module: Any, builder: Any, state: dict[str, Tensor], file: Pat
     if new_stem:
         state = {key: with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     load_into(encoder, state, file, name=name)
+    _turn(builder.encoder_builder, encoder, read_recipe(file) if file.suffix == ".safetensors" else None)
     log.info("the encoder starts from %s; the decoder is new", file)

@@ -80,8 +80,8 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
         preprocess = published_preprocess(name if config is None else None, own, warn=pretrained)
         if len(preprocess.mean) != in_chans:
             preprocess = Preprocess((preprocess.mean[0],) * in_chans, (preprocess.std[0],) * in_chans, side(shape[1:]))
-        if pretrained and reads_bgr(name, own):
-            _read_rgb(module)
+        if pretrained:
+            _turn_to_rgb(name, module)
         fixed = preprocess.resolution if pretrained else image_side(own)
         module.preprocess = Preprocess(preprocess.mean, preprocess.std, fixed)
         module.published_resolution = preprocess.resolution or fixed
@@ -93,6 +93,7 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
 
     build.__doc__ = f"transformers' {name}."
     build.config_of = _config_json  # type: ignore[attr-defined]
+    build.turn = lambda module: _turn_to_rgb(name, module)  # type: ignore[attr-defined]
     return build
 
 
@@ -246,10 +247,14 @@ def _with_channels(module: Any, in_chans: int) -> nn.Module:
     return other
 
 
-def _read_rgb(module: nn.Module) -> None:
-    """Let a network trained on blue, green, red take red, green, blue: its first convolution's channels swap."""
+def _turn_to_rgb(name: str, module: Any) -> None:
+    """Let a network with weights trained on blue, green, red take red, green, blue: its first convolution's channels
+    swap.
+    """
     import torch
 
+    if not reads_bgr(name, module.config):
+        return
     first = next(inner for inner in module.modules() if isinstance(inner, nn.Conv2d))
     with torch.no_grad():
         first.weight.copy_(first.weight.flip(1))

@@ -146,7 +146,8 @@ def trace_with_states(module: nn.Module, shape: tuple[int, int, int]) -> Trace:
 
 
 def image_side(config: Any) -> int | tuple[int, int] | None:
-    size = getattr(config, "image_size", None)
+    # Of a classifier beside a text model, as CLIP's and SigLIP's, the config of the images is a part.
+    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
     return tuple(size) if isinstance(size, (list, tuple)) else size
 
 

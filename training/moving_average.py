@@ -45,6 +45,8 @@ class MovingAverage:
             own = self._own()
             for name, value in _tensors(student, self._names):
                 own[name].copy_(value)
+        # A mean of infinite values, as those of an attention mask, is NaN.
+        self._masks = {name for name, value in own.items() if value.is_floating_point() and value.isinf().any()}
         self._copy_others()
 
     @torch.no_grad()
@@ -54,7 +56,11 @@ class MovingAverage:
         # Both are read anew at each step: to share a model out over processes, and a network that takes its weights in
         # another order in memory, give parameters other memory.
         own, weights = self._own(), dict(_tensors(self._student, self._names))
-        floats = [name for name, value in own.items() if value.is_floating_point() or value.is_complex()]
+        floats = [
+            name
+            for name, value in own.items()
+            if (value.is_floating_point() or value.is_complex()) and name not in self._masks
+        ]
         torch._foreach_lerp_([own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in own.keys() - set(floats):
             own[name].copy_(weights[name])

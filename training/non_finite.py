@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class StopOnNonFinite:
             accelerator,
         )
         self._positions = getattr(loader, POSITIONS, None)
+        self._infinite = infinite_buffers(transfer)
         self._names: list[str] = []
         self._first: Tensor | None = None
 
@@ -90,7 +91,7 @@ class StopOnNonFinite:
             return
         seen = self._accelerator.gather(self._first[None])
         if not int(seen.max()):
-            _check_weights(self._transfer, self._config, self._run)
+            _check_weights(self._transfer, self._infinite, self._config, self._run)
             return
         step = int(seen[seen > 0].min())
         terms = [
@@ -101,7 +102,7 @@ class StopOnNonFinite:
         epoch, number = divmod(step - 1, len(self._loader))
         batch = next(iter(self._loader.epoch(epoch, number)))
         indices = _indices(batch, self._accelerator, self._positions)
-        advice = _advice(self._transfer, batch, terms, self._config, self._accelerator)
+        advice = _advice(self._transfer, self._infinite, batch, terms, self._config, self._accelerator)
         where = f"the batch's sample indices are {', '.join(map(str, indices))}"
         if self._run is not None:
             file = self._run.path / "bad_batch.json"
@@ -145,6 +146,7 @@ class SkipNonFinite:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._positions = getattr(loader, POSITIONS, None)
+        self._infinite = infinite_buffers(transfer)
         self._skipped = 0
         self._before: _UndeferredState | None = None
 
@@ -196,7 +198,9 @@ class SkipNonFinite:
             _indices(batch, self._accelerator, self._positions),
         )
         if 2 * self._skipped > self._batches:
-            advice = _advice(self._transfer, batch, [*self._transfer.terms], self._config, self._accelerator)
+            advice = _advice(
+                self._transfer, self._infinite, batch, [*self._transfer.terms], self._config, self._accelerator
+            )
             raise ContrastillError(
                 f"{self._skipped} of the {self._batches} steps of epoch {position.epoch} were left out, as their "
                 f"loss or gradient was not a finite number: {advice}"
@@ -210,7 +214,7 @@ class SkipNonFinite:
         Raises:
             ContrastillError: A weight of the student or a head is NaN or infinite.
         """
-        _check_weights(self._transfer, self._config, self._run)
+        _check_weights(self._transfer, self._infinite, self._config, self._run)
 
     def row(self) -> dict[str, int]:
         """Steps of the epoch that were left out; the next epoch's count begins."""
@@ -263,11 +267,11 @@ class _UndeferredState:
         set_random_state(self._random)
 
 
-def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> None:
+def _check_weights(transfer: Transfer, infinite: Collection[str], config: TrainConfig, run: Run | None) -> None:
     """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and
     evaluated.
     """
-    if not _finite_weights(transfer):
+    if not _finite_weights(transfer, infinite):
         raise ContrastillError(
             "the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower "
             f"train.lr={config.lr} or the objectives' weights; {_newest(run)}"
@@ -276,7 +280,12 @@ def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> 
 
 @torch.no_grad()
 def _advice(
-    transfer: Transfer, batch: Mapping[str, Tensor], terms: Sequence[str], config: TrainConfig, accelerator: Accelerator
+    transfer: Transfer,
+    infinite: Collection[str],
+    batch: Mapping[str, Tensor],
+    terms: Sequence[str],
+    config: TrainConfig,
+    accelerator: Accelerator,
 ) -> str:
     """What to do about terms that are not finite of a batch, naming the network whose outputs are not, on any process.
     Called on all ranks together.
@@ -287,7 +296,7 @@ def _advice(
         if any(name in transfer.terms and transfer.terms[name].needs_teacher for name in terms):
             outputs = transfer.source.outputs(batch, numbers, transfer.teacher_needs)
         # With weights that are not finite its outputs say nothing.
-        student = transfer.student(batch, transfer.student_needs) if _finite_weights(transfer) else None
+        student = transfer.student(batch, transfer.student_needs) if _finite_weights(transfer, infinite) else None
     damaged = [[float(part in not_finite(network)) for part in PARTS] for network in (*outputs, student)]
     flags = accelerator.reduce(torch.tensor(damaged, device=accelerator.device), "sum").tolist()
     for number, row in enumerate(flags):
@@ -303,14 +312,21 @@ def _advice(
     return f"lower train.lr={config.lr} or the objective's weight"
 
 
-def _finite_weights(transfer: Transfer) -> bool:
-    """Whether all that is trained is finite."""
-    weights = [
-        *transfer.student.parameters(),
-        *transfer.student.buffers(),
-        *(weight for term in transfer.terms.values() for weight in term.parameters()),
+def infinite_buffers(transfer: Transfer) -> frozenset[str]:
+    """Names of the student's buffers that hold infinite values before the training, as an attention mask does."""
+    return frozenset(name for name, value in transfer.student.named_buffers() if bool(value.isinf().any()))
+
+
+def _finite_weights(transfer: Transfer, infinite: Collection[str]) -> bool:
+    """Whether all that is trained is finite; the buffers of these names may be infinite, but not NaN."""
+    student = transfer.student
+    bad = [weight.isfinite().logical_not().any() for weight in student.parameters()]
+    bad += [
+        value.isnan().any() if name in infinite else value.isfinite().logical_not().any()
+        for name, value in student.named_buffers()
     ]
-    return bool(torch.stack([weight.isfinite().all() for weight in weights]).all())
+    bad += [weight.isfinite().logical_not().any() for term in transfer.terms.values() for weight in term.parameters()]
+    return not bool(torch.stack(bad).any())
 
 
 def _newest(run: Run | None) -> str:

@@ -37,6 +37,15 @@ def test_average_is_the_naive_one_with_its_warmup():
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_a_mask_of_infinite_values_stays_as_it_is():
+    network = student()
+    mask = torch.triu(torch.full((3, 3), -torch.inf), 1)
+    network.module.register_buffer("mask", mask.clone())
+    average = MovingAverage(network, 0.9)
+    average.update(0)
+    assert torch.equal(average.network.module.mask, mask)
+
+
 def test_state_goes_through_a_checkpoint():
     network = student()
     average = MovingAverage(network, 0.9)

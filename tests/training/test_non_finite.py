@@ -153,6 +153,18 @@ def test_weights_that_the_last_step_made_infinite_are_not_saved(tmp_path, policy
     assert not checkpoints(run.checkpoints) and not run.history()
 
 
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_mask_of_infinite_values_is_no_divergence(policy, persistent):
+    transfer = build("none")
+    mask = torch.triu(torch.full((3, 3), -torch.inf), 1)
+    transfer.student.module.register_buffer("mask", mask, persistent=persistent)
+    train(transfer, on_nan=policy)
+    transfer.student.module.mask[0, 0] = torch.nan
+    with pytest.raises(ContrastillError, match="the weights became NaN or infinite"):
+        train(transfer, on_nan=policy)
+
+
 def test_a_network_of_nan_has_no_accuracy():
     student = build().student
     next(student.parameters()).data.fill_(torch.nan)

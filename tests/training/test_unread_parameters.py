@@ -19,6 +19,7 @@ from contrastill.core.objective import Objective
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.run import Run
 from contrastill.core.transfer import Transfer
+from contrastill.core.unread import reading
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.cross_entropy import CrossEntropy
@@ -150,6 +151,16 @@ def test_only_what_nothing_ever_reads_rests_and_the_start_says_so(capsys):
     assert "not trained: 4.weight, 4.bias of the student, as no objective reads what" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_a_head_that_timms_intermediate_maps_go_round_rests_too():
+    module = pytest.importorskip("timm").create_model("test_vit", num_classes=4, img_size=16, patch_size=4)
+    taps = Taps(maps=("forward_intermediates:0",))
+    student = Network(module, taps=taps, preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+    names, parameters = zip(*student.named_parameters(), strict=True)
+    looked = reading(student, parameters, {"rgb": torch.rand(2, 3, 16, 16)}, {"one": {"maps"}})
+    rest = {name for name, idle in zip(names, looked.idle, strict=True) if idle}
+    assert {"module.head.weight", "module.head.bias"} <= rest
 
 
 def test_the_look_in_training_mode_leaves_no_trace():

@@ -137,7 +137,8 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
     options = {}
     if any(name.startswith(HIDDEN) for name in names) and hasattr(config, "output_hidden_states"):
         options["output_hidden_states"] = True
-    own = getattr(config, "image_size", None)
+    # Of a classifier beside a text model the config of the images is a part.
+    own = getattr(getattr(config, "vision_config", config), "image_size", None)
     size = (own, own) if isinstance(own, int) else own
     if size is not None and tuple(size) != tuple(images.shape[2:]) and _interpolates(type(module)):
         options["interpolate_pos_encoding"] = True

@@ -43,7 +43,7 @@ def published_preprocess(name: str | None, config: Any, *, warn: bool, local: bo
             name,
             config.model_type,
         )
-    own_size = getattr(config, "image_size", None)
+    own_size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if values is None and own_size:
         default |= {"size": own_size, "do_center_crop": False, "do_resize": True}
     values = {**default, **(values or {})}

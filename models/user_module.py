@@ -318,7 +318,8 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
             f"{type(module).__name__} has a part of torch.jit, {parts[0] if parts else '…'}, whose layers cannot be "
             "read: put the module that it was made from in its place, with its weights"
         )
-    size = getattr(getattr(module, "config", None), "image_size", None)
+    config = getattr(module, "config", None)
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
     way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels != shape[0]:

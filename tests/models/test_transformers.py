@@ -172,28 +172,6 @@ def test_images_in_bgr_are_turned(tmp_path):
     torch.testing.assert_close(network(images).logits, logits)
 
 
-def test_images_in_bgr_are_turned_also_of_weights_in_a_file_but_once(tmp_path):
-    module = theirs("MobileViTForImageClassification")
-    module.save_pretrained(tmp_path)
-    transformers.MobileViTImageProcessor(size={"shortest_edge": 64}, do_center_crop=False).save_pretrained(tmp_path)
-    network = build_network(f"hf/{tmp_path}", weights=tmp_path / "model.safetensors").freeze()
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        logits = module(images.flip(1)).logits
-    torch.testing.assert_close(network(images).logits, logits)
-    file = tmp_path / "student.safetensors"
-    save_student(network, file)
-    torch.testing.assert_close(build_network(f"hf/{tmp_path}", weights=file).freeze()(images).logits, logits)
-
-
-@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
-def test_a_classifier_beside_a_text_model_takes_images_of_the_size_in_its_vision_config(kind):
-    vision = TOKENS | {"image_size": 48}
-    config = getattr(transformers, f"{kind}Config")(vision_config=vision, num_labels=3)
-    module = getattr(transformers, f"{kind}ForImageClassification")(config)
-    assert transformers_taps.image_shape(module, 3) == (3, 48, 48)
-
-
 def test_weights_that_a_file_lacks_are_never_random_without_a_word(tmp_path):
     theirs("ViTForImageClassification").save_pretrained(tmp_path / "labels")
     config = json.loads((tmp_path / "labels/config.json").read_text())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .plain_state import plain_attributes
-from .plain_values import copied, has_graph, is_collected, remembered, same
+from .plain_values import copied, has_graph, is_collected, put_back, remembered, same
 
 
 class AsBefore:
@@ -20,7 +20,7 @@ class AsBefore:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._parts = [(module, {*vars(module)}) for module in modules]
+        self._parts = [(module, {**vars(module)}) for module in modules]
         self._buffers = [(part, {**part._buffers}, {*part._non_persistent_buffers_set}) for part, _ in self._parts]
         buffers = {id(value): value for _, named, _ in self._buffers for value in named.values() if value is not None}
         self._values = [(buffer, buffer.detach().clone()) for buffer in buffers.values()]
@@ -46,7 +46,7 @@ class AsBefore:
         for part, name, seen, value in self._attributes:
             now = vars(part).get(name, self)
             if not (is_collected(now) and same(seen, remembered(now))):
-                setattr(part, name, value)
+                setattr(part, name, put_back(names[id(part)][name], value))
 
     def _plain(self) -> Iterator[tuple[nn.Module, str, Any]]:
         for _, part, name, value in plain_attributes(("", part) for part, _ in self._parts):

@@ -21,9 +21,11 @@ class MemoryOrder:
     its weights and images are contiguous from there on.
     """
 
+    # Of the class too, as networks that were pickled by an earlier version have none of their own.
+    _passed: frozenset[bool] = frozenset()
+
     def __init__(self) -> None:
         self.contiguous = False
-        self._passed: set[bool] = set()
 
     def of(self, images: Tensor) -> Tensor:
         """The images (B, C, H, W) in this order."""
@@ -43,7 +45,7 @@ class MemoryOrder:
             with Tapping(module, taps, name) as tapped:
                 answer = tapped.run(images)
             if before is not None:
-                self._passed.add(module.training)
+                self._passed |= {module.training}
             return tapped, answer
         except RuntimeError as error:
             if _VIEW not in str(error) or _in_one_order(module, images):
@@ -59,7 +61,8 @@ class MemoryOrder:
         """What puts back, as if there had been no pass, what a pass that fails has counted and drawn; None where it
         will not fail: in a mode of which a pass was whole, or with all in one order.
         """
-        if self.contiguous or module.training in self._passed or is_traced() or is_mapped(images):
+        # First whether it is traced: torch.compile would compile anew when a mode is added.
+        if self.contiguous or is_traced() or is_mapped(images) or module.training in self._passed:
             return None
         if _in_one_order(module, images):
             return None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .objective import Objective
-from .plain_values import from_json, has_graph, is_collected, is_written, remembered, same, to_json
+from .plain_values import from_json, has_graph, is_collected, is_written, put_back, remembered, same, to_json
 from .user_code import LIBRARIES, definition, is_own
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class PlainState:
             if not is_written(value):
                 lost.append(f"{key} of {type(part).__name__}")
             elif not isinstance(value, Tensor):
-                state.setdefault(name, {})[key] = to_json(value, [])
+                state.setdefault(name, {})[key] = to_json(value, [], self._device(part))
         if lost and not self._warned:
             self._warned = True
             log.warning(
@@ -73,14 +73,14 @@ class PlainState:
         part and name; buffers that became None are among :meth:`changed`.
         """
         tensors: dict[str, Tensor] = {}
-        for name, _, key, value in self._attributes():
+        for name, part, key, value in self._attributes():
             if not (self._is_changed(name, key, value) and is_written(value)):
                 continue
             if isinstance(value, Tensor):
                 tensors[f"{_ATTRIBUTE}{name}.{key}"] = value
             else:
                 within: list[Tensor] = []
-                to_json(value, within)
+                to_json(value, within, self._device(part))
                 tensors |= {f"{_WITHIN}{name}.{key}:{place}": inner for place, inner in enumerate(within)}
         return tensors | {
             f"{name}.{key}": value
@@ -96,9 +96,8 @@ class PlainState:
         parts = dict(self._parts())
         for name, values in state.items():
             for key, value in values.items() if name in parts else ():
-                device = _device(*parts[name].parameters(), *self._parameters())
-                inner = partial(_inner, buffers, f"{_WITHIN}{name}.{key}", device)
-                setattr(parts[name], key, from_json(value, inner))
+                inner = partial(_inner, buffers, f"{_WITHIN}{name}.{key}", self._device(parts[name]))
+                setattr(parts[name], key, put_back(vars(parts[name]).get(key), from_json(value, inner)))
         for place, value in buffers.items():
             if place.startswith(_WITHIN):
                 continue
@@ -108,14 +107,13 @@ class PlainState:
             if place.startswith(_ATTRIBUTE):
                 own = vars(parts[name]).get(key)
                 like = own if isinstance(own, Tensor) else None
-                setattr(parts[name], key, value.to(_device(like, *parts[name].parameters(), *self._parameters())))
+                setattr(parts[name], key, value.to(self._device(parts[name], like)))
                 continue
             own = parts[name]._buffers.get(key)
             if own is not None and own.shape == value.shape and own.dtype == value.dtype:
                 own.copy_(value)  # in place: other processes are given this tensor's values
             else:
-                device = _device(own, *parts[name].parameters(), *self._parameters())
-                parts[name].register_buffer(key, value.to(device), persistent=False)
+                parts[name].register_buffer(key, value.to(self._device(parts[name], own)), persistent=False)
 
     def _attributes(self) -> Iterator[tuple[str, nn.Module, str, Any]]:
         return plain_attributes(self._parts())
@@ -129,6 +127,11 @@ class PlainState:
 
     def _is_changed(self, name: str, key: str, value: Any) -> bool:
         return (name, key) not in self._before or not same(self._before[name, key], remembered(value))
+
+    def _device(self, part: nn.Module, like: Tensor | None = None) -> torch.device:
+        """Of a tensor that is there; else of the part's weights, or of those of any."""
+        tensors = (*(() if like is None else (like,)), *part.parameters(), *self._parameters())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def _parameters(self) -> Iterator[Tensor]:
         for module in (self._student, self._terms):
@@ -149,11 +152,6 @@ def plain_attributes(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[s
         for key, value in vars(part).items():
             if key not in _LEFT_OUT and is_collected(value):
                 yield name, part, key, value
-
-
-def _device(*tensors: Tensor | None) -> torch.device:
-    """Of the first that is there."""
-    return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
 
 def _inner(buffers: Mapping[str, Tensor], owner: str, device: torch.device, place: int) -> Tensor:

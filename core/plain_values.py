@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TUPLE, _DICT, _TENSOR, _ARRAY, _NUMBER = "tuple:", "dict:", "tensor:", "array:", "number:"
+_TUPLE, _DICT, _TENSOR, _ON_CPU, _ARRAY, _NUMBER = "tuple:", "dict:", "tensor:", "cpu:", "array:", "number:"
 _DICTS: dict[type, str] = {dict: _DICT, OrderedDict: "ordered:", Counter: "counter:", defaultdict: "default:"}
 _FACTORIES = {kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, set)}
 _ARRAYS = frozenset({"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"})
@@ -43,6 +43,8 @@ def has_graph(value: Any) -> bool:
 
 def copied(value: Any) -> Any:
     """A copy that shares no memory, with tensors outside of any graph."""
+    if _is_plain(value):
+        return value
     if isinstance(value, Tensor):
         return value.detach().clone()
     if type(value) in (list, tuple):
@@ -61,6 +63,8 @@ def remembered(value: Any) -> Any:
     """What tells later whether a value changed: of a tensor, which may be large, itself and how often it was written
     to.
     """
+    if _is_plain(value):
+        return value
     if isinstance(value, Tensor):
         # Of inference mode it is never written to outside, and torch counts nothing.
         return _Seen(value, 0 if value.is_inference() else value._version)
@@ -84,20 +88,52 @@ def same(before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def to_json(value: Any, tensors: list[Tensor]) -> Any:
-    """A value as JSON has it; its tensors are added to ``tensors``, and the JSON has their places there."""
+def put_back(place: Any, value: Any) -> Any:
+    """A value in the tensor or collection that was there, which other parts and hooks may have too, with the content of
+    another; where that is of another kind, the other.
+    """
+    if place is value or type(place) is not type(value):
+        return value
+    if isinstance(place, Tensor):
+        alike = (place.shape, place.dtype, place.device) == (value.shape, value.dtype, value.device)
+        if alike and place.is_contiguous() and not (place.requires_grad or place.is_inference()):
+            return place.copy_(value)
+        return value
+    if type(place) is list:
+        place[:] = value
+    elif type(place) is deque and place.maxlen == value.maxlen:
+        place.clear()
+        place.extend(value)
+    elif type(place) in _DICTS:
+        place.clear()
+        for key, inner in value.items():  # a Counter's update would add
+            place[key] = inner
+    else:
+        return value
+    return place
+
+
+def to_json(value: Any, tensors: list[Tensor], device: torch.device) -> Any:
+    """A value as JSON has it; its tensors are added to ``tensors``, and the JSON has their places there.
+
+    Args:
+        value: Of which :func:`is_written` is true.
+        tensors: Grows.
+        device: Of the weights: a tensor on the CPU beside those on another stays there.
+    """
     if isinstance(value, (Tensor, np.ndarray)):
         tensors.append(value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value)))
-        return {_TENSOR if isinstance(value, Tensor) else _ARRAY: len(tensors) - 1}
+        tensor = _ON_CPU if tensors[-1].device.type == "cpu" != device.type else _TENSOR
+        return {tensor if isinstance(value, Tensor) else _ARRAY: len(tensors) - 1}
     if isinstance(value, np.generic):
         return {_NUMBER: [value.dtype.str, value.item()]}
     if type(value) in _DICTS:
-        pairs = [[to_json(key, tensors), to_json(inner, tensors)] for key, inner in value.items()]
+        pairs = [[to_json(each, tensors, device) for each in pair] for pair in value.items()]
         factory = [getattr(value.default_factory, "__name__", None)] if type(value) is defaultdict else []
         return {_DICTS[type(value)]: factory + pairs}
     if isinstance(value, tuple):
-        return {_TUPLE: [to_json(inner, tensors) for inner in value]}
-    return [to_json(inner, tensors) for inner in value] if isinstance(value, list) else value
+        return {_TUPLE: [to_json(inner, tensors, device) for inner in value]}
+    return [to_json(inner, tensors, device) for inner in value] if isinstance(value, list) else value
 
 
 def from_json(value: Any, tensor: Callable[[int], Tensor]) -> Any:
@@ -105,7 +141,7 @@ def from_json(value: Any, tensor: Callable[[int], Tensor]) -> Any:
 
     Args:
         value: As JSON has it.
-        tensor: Gives the tensor of a place.
+        tensor: Gives the tensor of a place, on the device of the weights.
     """
     if isinstance(value, list):
         return [from_json(inner, tensor) for inner in value]
@@ -114,6 +150,8 @@ def from_json(value: Any, tensor: Callable[[int], Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == _TENSOR:
         return tensor(content)
+    if kind == _ON_CPU:
+        return tensor(content).cpu()
     if kind == _ARRAY:
         return tensor(content).cpu().numpy()
     if kind == _NUMBER:

@@ -124,6 +124,13 @@ def run(module: nn.Module, names: Iterable[str], images: Tensor) -> tuple[object
     return output, values | _parts(output, names, module)
 
 
+def image_side(config: Any) -> int | tuple[int, int] | None:
+    """The size of the images that a config of transformers is of, if it says one."""
+    # Of a classifier beside a text model, as CLIP's and SigLIP's, the config of the images is a part.
+    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
+    return tuple(size) if isinstance(size, (list, tuple)) else size
+
+
 def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
     """What a module returns; of transformers' modules with the hidden states that taps read, and with positions for
     images of another size than its config has, where its class interpolates them.
@@ -137,10 +144,9 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
     options = {}
     if any(name.startswith(HIDDEN) for name in names) and hasattr(config, "output_hidden_states"):
         options["output_hidden_states"] = True
-    # Of a classifier beside a text model the config of the images is a part.
-    own = getattr(getattr(config, "vision_config", config), "image_size", None)
+    own = image_side(config)
     size = (own, own) if isinstance(own, int) else own
-    if size is not None and tuple(size) != tuple(images.shape[2:]) and _interpolates(type(module)):
+    if size is not None and size != tuple(images.shape[2:]) and _interpolates(type(module)):
         options["interpolate_pos_encoding"] = True
     try:
         return module(images, **options)

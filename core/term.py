@@ -94,7 +94,8 @@ class Term(nn.Module):
         """Show each objective its teacher's outputs of the training samples."""
         if self.needs_teacher and not self.joint:
             with self._rule_explained():
-                shown_by = getattr(type(self.rule), "outputs_for", TeacherAggregation.outputs_for)  # no subclass has it
+                # A rule that does not inherit has none.
+                shown_by = getattr(type(self.rule), "outputs_for", TeacherAggregation.outputs_for)
                 teachers = shown_by(self.rule, self.objectives, teachers)
         for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
             shown = teachers if self.joint else teachers[number : number + 1]

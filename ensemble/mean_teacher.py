@@ -33,6 +33,7 @@ def read_temperature(objective: Objective) -> float:
         UsageError: It reads at several, at each of which the mean of the probabilities is another.
     """
     several = getattr(objective, "temperatures", ())
+    several = several if isinstance(several, (list, tuple)) else ()  # of one's own it may be something else
     if len(several) > 1:
         raise UsageError(
             "ensemble.rule=average takes the mean of the teachers' probabilities at one temperature, and objective "

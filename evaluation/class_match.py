@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.classes import ClassMap, apply_class_map, gives_places
+from ..core.errors import UsageError
 from ..core.representation import Network
 from ..training.class_order import answer_for
 from .messages import Say
@@ -15,9 +16,17 @@ from .messages import Say
 def places_fit(network: Network, class_map: ClassMap | None, split: Any) -> bool:
     """Whether a class_map of places, applied as a network was built, says which class is which of a split, where names
     do not.
+
+    Raises:
+        UsageError: It was for other data: the order that it gave is none of the split's.
     """
-    named = network.recipe.get("classes") is not None and split.classes is not None
-    return not named and gives_places(class_map) and len(class_map or ()) == split.num_classes
+    if not gives_places(class_map) or (network.recipe.get("classes") is not None and split.classes is not None):
+        return False
+    if len(class_map or ()) != split.num_classes:
+        raise UsageError(
+            f"its class_map gives places of {len(class_map or ())} classes, and the data has {split.num_classes}"
+        )
+    return True
 
 
 def match_classes_of(

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..core.classes import ClassMap
+from ..core.classes import ClassMap, gives_places
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..training.dense_accuracy import DEPTH, Align, DenseMeasures, measure_dense
@@ -90,18 +90,19 @@ def dense_scores(
     channels = network.recipe.get("num_classes")
     check_dense_data(split, channels, where)
     if channels == 1:
-        if note:
-            warn(note)
         align: Align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
+        if note and align == "none":
+            warn(note)
         measures = measure_dense(network, loader, accelerator, align=align)
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))
     labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
-    if labels.classes is None and (labels.num_classes or 0) < (channels or 0):
+    places = next((each for each in (class_map, applied) if gives_places(each)), None)
+    if labels.classes is None and (labels.num_classes or 0) < (len(places) if places else channels or 0):
         with suppress(ContrastillError):  # data may have a test split alone
             labels = counted_with(labels, train())
-    placed = places_fit(network, applied, labels)
     try:
+        placed = places_fit(network, applied, labels)
         match_classes_of(network, labels, who, where, warn, option=option, class_map=class_map, placed=placed)
     except UsageError as error:
         if class_map is not None:

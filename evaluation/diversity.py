@@ -199,11 +199,13 @@ def _log_probabilities(
         ).epoch(0):
             # All of its own, as a part of them sums to no 1; probabilities of a part are those among it.
             member.network.classes = None
-            with accelerator.autocast():
-                if probabilities is None:
-                    probabilities = _returns_probabilities(member, batch)
-                logits = member.network(batch, frozenset({"logits"})).logits
-            member.network.classes = order
+            try:
+                with accelerator.autocast():
+                    if probabilities is None:
+                        probabilities = _returns_probabilities(member, batch)
+                    logits = member.network(batch, frozenset({"logits"})).logits
+            finally:
+                member.network.classes = order
             assert logits is not None, "they were asked for"
             logits = logits.double().log() if probabilities else logits.double()
             log_probabilities = (logits if order is None else logits[:, order]).log_softmax(1).float().cpu()

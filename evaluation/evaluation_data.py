@@ -30,8 +30,8 @@ _OF_VIEWS = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transform
 _OF_TRAINING = ("train", "train_samples", "train_split", "fold", "label_fraction", "splits.train")
 """Options that leave the test samples as they are, of the views and of the samples that are trained on."""
 _MAY_MOVE_TESTS = ("crop", "train", "splits")
-"""Of some data sets they do not: test samples are resized as the crop asks for, or are held out of a split or group
-that is trained on.
+"""Options that give other test samples in some data sets: resized as the crop asks for, or held out of a split or
+group that is trained on.
 """
 
 
@@ -288,3 +288,9 @@ def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         for key, value in changes.items()
     }
     return {**tree, **both}
+
+
+def share_of_maps(data: DataConfig, fraction: float) -> float:
+    """Share of all label maps, of which ``data.label_fraction`` may have left a part, that a fraction is."""
+    share = data.options().get("label_fraction")
+    return fraction if share is None else round(fraction * share, 6)

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from ..core.classes import ClassMap
+from ..core.classes import ClassMap, gives_places
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
@@ -231,6 +231,8 @@ class EvaluatedNetworks:
         if not answers_for_positions(self.config.student.model):
             return self._training_data
         labels = pixel_labels({"train": self._training_data})["train"]
+        if labels.classes is not None or labels.num_classes is None:
+            return labels
         # As its training counted them: without names, a class may be in the test samples alone.
         with suppress(ContrastillError):
             return counted_with(labels, open_split(self._data_config, "test"))
@@ -269,7 +271,7 @@ class EvaluatedNetworks:
         classes = (
             entry.num_classes
             or self._labels.num_classes
-            or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
+            or next(map(_taught_classes, self.config.teachers, self._teachers), None)
         )
         network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
         if (names := self._labels.classes) is not None and len(names) == classes:
@@ -295,3 +297,9 @@ class EvaluatedNetworks:
         }
         set_seed(self.config.seed)
         return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], student=True)
+
+
+def _taught_classes(entry: NetworkConfig, teacher: Network) -> int | None:
+    """How many logits a training has of a teacher, of which a class_map of places leaves it some."""
+    places = entry.class_map if gives_places(entry.class_map) else None
+    return teacher.recipe["num_classes"] if places is None else len(places)

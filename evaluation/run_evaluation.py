@@ -34,6 +34,7 @@ from .evaluation_data import (
     input_text,
     location,
     replaced_data,
+    share_of_maps,
     suffix_of,
     training_samples,
 )
@@ -47,6 +48,7 @@ from .evaluation_result import (
 )
 from .evaluation_split import EvaluationSplit
 from .gallery import Gallery
+from .head_options import head_options
 from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
@@ -261,14 +263,11 @@ class RunEvaluation:
                 "of the labels"
             )
             result, model = segment(
-                candidate.network, train, test, num_classes=self.pixel_classes, mode=mode, label_fraction=fraction,
-                seed=self.config.seed,
-                device=self.accelerator.device, labels=LABELS, progress=self.progress, head=self.options.head,
-                epochs=self.options.epochs, batch_size=self.options.batch_size, lr=self.options.lr,
-            )  # fmt: skip
+                candidate.network, train, test, mode=mode, label_fraction=fraction, **self.head_options
+            )
             if best is None or fraction > best[0]:
                 best = (fraction, model, result.miou)
-            yield SegmentationScores.of(result, mode, self.options.head, self.share_of_maps(fraction))
+            yield SegmentationScores.of(result, mode, self.options.head, share_of_maps(self.data.data, fraction))
         if best is None:
             return
         whose = self.name if candidate.role == "student" else candidate.title
@@ -276,11 +275,6 @@ class RunEvaluation:
         name = f"{whose}\n{how}\nmIoU {best[2]:.1f} %"
         if not self.gallery.add(candidate.role, name, best[1], test, LABELS, self.accelerator.device):
             self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
-
-    def share_of_maps(self, fraction: float) -> float:
-        """Share of all label maps, of which ``data.label_fraction`` may have kept a part, that a fraction is."""
-        share = self.data.data.options().get("label_fraction")
-        return fraction if share is None else round(fraction * share, 6)
 
     def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own
@@ -342,6 +336,10 @@ class RunEvaluation:
     @cached_property
     def pixel_classes(self) -> int:
         return pixel_classes(self._labelled_train(), self.test, self._where())
+
+    @cached_property
+    def head_options(self) -> dict[str, Any]:
+        return head_options(self)
 
     def _where(self) -> str:
         return location(self.data)

@@ -28,6 +28,7 @@ from ..probe.pixel_measures import measures_of
 from ..probe.retrieval import retrieval
 from ..probe.segmentation import SegmentationResult, Segmenter, count_confusion, segment
 from ..training.pixel_labels import LABELS
+from .evaluation_data import share_of_maps
 from .evaluation_result import ClassificationScores, EvaluationRow, LayerScores, SegmentationScores
 from .networks import EvaluatedNetwork
 from .retrieval_scores import RetrievalScores
@@ -201,12 +202,8 @@ def _segmentation(
     students = evaluation.source(evaluation.test, student)
     best: tuple[float, list[tuple[str, Segmenter, Any, float]]] | None = None
     for fraction in options.label_fractions:
-        first, model = segment(
-            encoder, train, test, num_classes=classes, label_fraction=fraction, seed=seed, device=device,
-            labels=LABELS, progress=evaluation.progress, head=options.head, epochs=options.epochs,
-            batch_size=options.batch_size, lr=options.lr,
-        )  # fmt: skip
-        labels = evaluation.share_of_maps(fraction)
+        first, model = segment(encoder, train, test, label_fraction=fraction, **evaluation.head_options)
+        labels = share_of_maps(evaluation.data.data, fraction)
         yield evaluation.row(teacher, "segmentation", SegmentationScores.of(first, mode, options.head, labels))
         began = time.perf_counter()
         # In the memory format of the head's training, so that a student that answers as the teacher is it to the bit.

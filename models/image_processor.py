@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import ContrastillError
 from ..core.representation import Preprocess
+from ..core.tapping import image_side
 from .library import side
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def published_preprocess(name: str | None, config: Any, *, warn: bool, local: bo
             name,
             config.model_type,
         )
-    own_size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    own_size = image_side(config)
     if values is None and own_size:
         default |= {"size": own_size, "do_center_crop": False, "do_resize": True}
     values = {**default, **(values or {})}

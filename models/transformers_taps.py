@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.errors import UsageError
 from ..core.outputs import described
 from ..core.representation import Taps
-from ..core.tapping import HIDDEN, OUTPUT, call
+from ..core.tapping import HIDDEN, OUTPUT, call, image_side
 from ..core.token_grids import token_layout, token_map
 from .library import Trace
 
@@ -143,12 +143,6 @@ def _is_map(value: Tensor, shape: tuple[int, int, int], module: nn.Module) -> bo
 
 def trace_with_states(module: nn.Module, shape: tuple[int, int, int]) -> Trace:
     return Trace(module, shape, lambda inner, images: call(inner, images, HIDDEN))
-
-
-def image_side(config: Any) -> int | tuple[int, int] | None:
-    # Of a classifier beside a text model, as CLIP's and SigLIP's, the config of the images is a part.
-    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
-    return tuple(size) if isinstance(size, (list, tuple)) else size
 
 
 def image_shape(module: Any, channels: int) -> tuple[int, int, int]:

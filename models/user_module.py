@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ..core.errors import UsageError
 from ..core.outputs import part_of
 from ..core.representation import Preprocess, Taps
-from ..core.tapping import OUTPUT, call, is_part, read_tap
+from ..core.tapping import OUTPUT, call, image_side, is_part, read_tap
 from .library import Trace
 from .module_outputs import check_rows, output_paths, prediction_tap, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
@@ -318,8 +318,7 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
             f"{type(module).__name__} has a part of torch.jit, {parts[0] if parts else '…'}, whose layers cannot be "
             "read: put the module that it was made from in its place, with its weights"
         )
-    config = getattr(module, "config", None)
-    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    size = image_side(getattr(module, "config", None))
     way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels != shape[0]:

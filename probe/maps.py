@@ -87,14 +87,14 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
 
 def labelled_frames(loader: Any, labels: str) -> Tensor:
     """int64, rising positions of the frames with a labelled pixel; the loader's batches are not augmented."""
-    found = []
+    labelled = []
     for batch in loader.epoch(0):
-        check_label_maps(batch, labels)
-        found.append(batch["index"].cpu()[(batch[labels].cpu() > 0).flatten(1).any(1)])
-    return torch.cat(found).sort().values
+        _check_label_maps(batch, labels)
+        labelled.append(batch["index"].cpu()[(batch[labels].cpu() > 0).flatten(1).any(1)])
+    return torch.cat(labelled).sort().values
 
 
-def check_label_maps(batch: Mapping[str, Tensor], labels: str) -> None:
+def _check_label_maps(batch: Mapping[str, Tensor], labels: str) -> None:
     """Refuse data without label maps.
 
     Raises:
@@ -158,12 +158,12 @@ def batches_of(
     """
     if len(rows) == loader.num_samples:
         full = (batch for batch in loader.epoch(epoch) if len(batch["index"]) == batch_size)
-        yield from (batch for batch, _ in zip(full, range(steps), strict=False))
+        yield from (batch for _, batch in zip(range(steps), full, strict=False))
         return
     places = _places(rows, loader.num_samples)
     if not part:
         regrouped = _regrouped(loader, epoch, places, names, batch_size)
-        yield from (batch for batch, _ in zip(regrouped, range(steps), strict=False))
+        yield from (batch for _, batch in zip(range(steps), regrouped, strict=False))
         return
     gathered: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in loader.epoch(epoch):

@@ -20,7 +20,7 @@ from ..core.representation_spec import describe
 from ..models.decoders import HEADS, Head
 from .features import copied
 from .labels import labelled_part
-from .maps import KeptMaps, batches_of, check_label_maps, keep_maps, labelled_frames, shuffled_rows
+from .maps import KeptMaps, batches_of, keep_maps, labelled_frames, shuffled_rows
 from .pixel_measures import confusion_of, measures_of, pixel_targets
 
 MODES = ("frozen", "fine_tuned", "scratch")
@@ -94,6 +94,7 @@ def segment(
     seed: int = 0,
     device: torch.device | str = "cpu",
     labels: str = "semantics",
+    frames: Tensor | None = None,
     progress: bool = False,
 ) -> tuple[SegmentationResult, Segmenter]:
     """Train a head for classes of pixels on an encoder's maps and measure it once on the test split.
@@ -123,6 +124,8 @@ def segment(
         seed: Of the head's weights, the part, the order and the views.
         device: Where to compute.
         labels: Key of the label maps in a batch, (B, 1, H, W).
+        frames: int64, rising positions of the training frames with a labelled pixel, as
+            :func:`~contrastill.probe.maps.labelled_frames` gives them; None: they are looked for, in a pass.
         progress: Whether to draw a bar on stderr.
 
     Returns:
@@ -142,7 +145,8 @@ def segment(
             "(if 0 is a class of yours, add 1 to all)"
         )
     device = torch.device(device)
-    frames = labelled_frames(train.loader(batch_size=batch_size, device=device, seed=seed, train=False), labels)
+    if frames is None:
+        frames = labelled_frames(train.loader(batch_size=batch_size, device=device, seed=seed, train=False), labels)
     if not len(frames):
         raise UsageError(
             f"none of the {train.num_samples} training frames has a labelled pixel ({labels}): name a split with labels"
@@ -178,7 +182,6 @@ def segment(
 def _model(network: Network, train: Any, head: str, num_classes: int, labels: str, *, frozen: bool) -> Segmenter:
     encoder = copied(network, trainable=not frozen)
     batch = next(iter(train.loader(batch_size=2, device="cpu", seed=0, train=False).epoch(0)))
-    check_label_maps(batch, labels)
     return Segmenter(encoder, HEADS[head](describe(encoder.cpu(), batch).map_shapes, num_classes))
 
 

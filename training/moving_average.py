@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.as_before import AsBefore
 from ..core.errors import ContrastillError
 from ..core.plain_state import plain_attributes
-from ..core.plain_values import copied, has_graph
+from ..core.plain_values import copied, has_graph, put_back
 from ..core.representation import Network
 
 _PREFIX = "ema."
@@ -40,11 +40,12 @@ class MovingAverage:
         self.network = deepcopy(student).freeze()
         self._student, self._decay = student, decay
         self._names = frozenset(self.network.state_dict())
+        self._tensors = dict(_tensors(self.network, self._names))
         # A part may have changed its weights on the way to eval mode, as one that adds low-rank ones then.
         with torch.no_grad():
             own = self._own()
             for name, value in _tensors(student, self._names):
-                own[name].copy_(value)
+                own[name].copy_(value.detach())
         # A mean of infinite values, as those of an attention mask, is NaN.
         self._masks = {name for name, value in own.items() if value.is_floating_point() and value.isinf().any()}
         self._copy_others()
@@ -55,7 +56,8 @@ class MovingAverage:
         decay = min(self._decay, (1 + step) / (10 + step))
         # Both are read anew at each step: to share a model out over processes, and a network that takes its weights in
         # another order in memory, give parameters other memory.
-        own, weights = self._own(), dict(_tensors(self._student, self._names))
+        own = self._own()
+        weights = {name: value.detach() for name, value in _tensors(self._student, self._names)}
         floats = [
             name
             for name, value in own.items()
@@ -82,7 +84,7 @@ class MovingAverage:
                     value.copy_(before[name])
 
     def _own(self) -> dict[str, Tensor]:
-        return dict(_tensors(self.network, self._names))
+        return {name: value.detach() for name, value in self._tensors.items()}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
@@ -123,14 +125,14 @@ class MovingAverage:
             if place in parts:
                 # With its graph a tensor is what is kept of a pass, to be looked at.
                 if not has_graph(value):
-                    setattr(parts[place], name, copied(value))
+                    setattr(parts[place], name, put_back(vars(parts[place]).get(name), copied(value)))
 
 
 def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     """Of the parameters and buffers with these names each once: a shared module has two names for one."""
     for name, value in chain(network.named_parameters(), network.named_buffers()):
         if name in names:
-            yield name, value.detach()
+            yield name, value
 
 
 def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class StopOnNonFinite:
             accelerator,
         )
         self._positions = getattr(loader, POSITIONS, None)
-        self._infinite = infinite_buffers(transfer)
+        self._infinite = _infinite_buffers(transfer)
         self._names: list[str] = []
         self._first: Tensor | None = None
 
@@ -146,7 +146,7 @@ class SkipNonFinite:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._positions = getattr(loader, POSITIONS, None)
-        self._infinite = infinite_buffers(transfer)
+        self._infinite = _infinite_buffers(transfer)
         self._skipped = 0
         self._before: _UndeferredState | None = None
 
@@ -312,7 +312,7 @@ def _advice(
     return f"lower train.lr={config.lr} or the objective's weight"
 
 
-def infinite_buffers(transfer: Transfer) -> frozenset[str]:
+def _infinite_buffers(transfer: Transfer) -> frozenset[str]:
     """Names of the student's buffers that hold infinite values before the training, as an attention mask does."""
     return frozenset(name for name, value in transfer.student.named_buffers() if bool(value.isinf().any()))
 

@@ -85,7 +85,10 @@ def _epoch_of(run: Run, file: str, history: Sequence[Mapping[str, Any]]) -> tupl
     if file == run.best_student.name and names:
         # Of equal ones the first is saved; an epoch has one such measure.
         name = min(names)
-        row = max(history, key=lambda row: row.get(name, -math.inf))
+        measured = [row for row in history if not math.isnan(row.get(name, math.nan))]
+        row = max(measured, key=lambda row: row[name], default={})
+        if not row:
+            return {}, ""
         best = _measured(name.removeprefix(PREFIX), row[name])
         return row, f"after epoch {row['epoch'] + 1} of {history[-1]['epoch'] + 1}, the best validated one ({best})"
     return {}, ""

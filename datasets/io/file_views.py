@@ -256,14 +256,10 @@ def transform_seed(seed: int, view: int, index: int) -> int:
 
 
 def seed_transforms(compose: Any, seed: int) -> None:
-    """Let each transform, of nested ones too, draw from a stream of its own, by the seed and its place: albumentations'
-    own ``set_random_seed`` gives all of them one seed, so that they draw the same numbers.
+    """Let each transform draw from a stream of its own, by the seed and its place: albumentations' own
+    ``set_random_seed`` gives all of them one seed, so that they draw the same numbers.
     """
-    waiting = [compose]
-    for place, part in enumerate(waiting):
-        inner = getattr(part, "transforms", None)
-        if isinstance(inner, (list, tuple)):
-            waiting += inner  # the loop goes on over them
+    for place, part in enumerate([compose, *compose.transforms]):
         # The outermost draws nothing, and the first keeps the seed that it has where it is alone.
         own = seed if place < 2 else mix(seed, place)
         part.random_generator, part.py_random = np.random.default_rng(own), random.Random(own)

@@ -21,7 +21,7 @@ def files(run, measure="evaluation"):
     return sorted(path.name.rpartition("-")[0] or path.stem for path in run.glob(f"{measure}*.json"))
 
 
-def kept_apart(run, change):
+def is_apart(run, change):
     """Whether an evaluation with a change has a file of its own, and says so."""
     contrastill.evaluate_runs([run], **QUIET)
     own = (run / "evaluation.json").read_text()
@@ -47,12 +47,12 @@ def pictures(tmp_path_factory):
 )
 def test_the_crop_of_pictures_is_of_their_test_views_too(pictures, tmp_path, change, other):
     run = train(tmp_path / "run", pictures, name="image_folder", size=16, workers=0)
-    assert kept_apart(run, change) == other
+    assert is_apart(run, change) == other
 
 
 def test_one_crop_of_two_with_one_test_view_is_no_other_data(pictures, tmp_path):
     run = train(tmp_path / "run", pictures, name="image_folder", size=16, workers=0, crop="padded")
-    assert not kept_apart(run, {"data.crop": "none"})
+    assert not is_apart(run, {"data.crop": "none"})
 
 
 @pytest.mark.parametrize(("tests", "other"), [(False, True), (True, False)])
@@ -68,7 +68,7 @@ def test_rows_that_are_held_out_of_another_split(tmp_path, tests, other):
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "rows"))
     more = {} if tests else {"test_fraction": 0.2}
     run = train(tmp_path / "run", tmp_path / "rows", name="huggingface", train="train", workers=0, **more)
-    assert kept_apart(run, {"data.train": "extra"}) == other
+    assert is_apart(run, {"data.train": "extra"}) == other
 
 
 @pytest.fixture
@@ -84,12 +84,12 @@ def blocks(tmp_path):
 @pytest.mark.parametrize("group", [None, "others"])
 def test_a_group_that_is_no_longer_cut_in_blocks(blocks, tmp_path, group):
     run = train(tmp_path / "run", blocks, splits={"train": "frames", "test": "frames"}, blocks=10)
-    assert kept_apart(run, {"data.splits.train": group})
+    assert is_apart(run, {"data.splits.train": group})
 
 
 def test_other_groups_to_train_on_leave_a_whole_group_as_it_is(blocks, tmp_path):
     run = train(tmp_path / "run", blocks, splits={"train": "frames", "test": "others"})
-    assert not kept_apart(run, {"data.splits.train": None})
+    assert not is_apart(run, {"data.splits.train": None})
 
 
 def test_diversity_too(pictures, tmp_path):

@@ -115,3 +115,39 @@ def test_label_maps_of_other_classes_are_still_refused(tmp_path):
     other = label_maps(tmp_path / "other.h5", train=3, test=3)
     with pytest.raises(UsageError, match="nothing of"):
         contrastill.evaluate_runs([run.out], {"data.path": str(other)}, progress=False)
+
+
+def test_places_of_other_data_give_a_teacher_no_accuracy(five, tmp_path):
+    teacher, _, nameless = five
+    whole = classes(tmp_path / "five.h5", "ABCDE", named=False)
+    teachers_score(teacher, nameless, [4, 0, 2], tmp_path / "run")
+    change = {"data.path": str(whole), "evaluation.tasks": ["accuracy", "classification"]}
+    result = contrastill.evaluate_runs([tmp_path / "run"], change, teachers=True, progress=False)
+    scores = {row["role"]: row.get("top1") for row in result.to_dict() if row["task"] == "accuracy"}
+    assert scores.get("teacher") is None
+
+
+def test_an_early_student_of_a_part_of_a_teachers_classes_is_loaded(five, tmp_path):
+    teacher, _, nameless = five
+    with h5py.File(nameless) as file, h5py.File(tmp_path / "plain.h5", "w") as plain:
+        for split in ("train", "test"):
+            plain[f"{split}/rgb"] = file[f"{split}/rgb"][()]
+    taught = {"model": "resnet8", "weights": str(teacher), "class_map": [0, 2, 4]}
+    run = contrastill.distill(
+        taught, "resnet8", {"path": tmp_path / "plain.h5"}, out=tmp_path / "run", objectives={"kd": 1.0}, **TINY
+    )
+    measured = []
+    for early in (False, True):
+        if early:
+            (run.out / "student.safetensors").unlink()
+        result = contrastill.evaluate_runs([run.out], {"data.path": str(nameless)}, progress=False)
+        measured += [row["top1"] for row in result.to_dict() if row["task"] == "accuracy"]
+    assert len(measured) == 2 and measured[0] == measured[1]
+
+
+def test_places_of_the_test_labels_need_no_training_labels(tmp_path):
+    run = segmenter(label_maps(tmp_path / "maps.h5", train=5, test=5), tmp_path / "run").out
+    other = label_maps(tmp_path / "other.h5", train=7, test=3)
+    change = {"data.path": str(other), "student.class_map": [0, 1, 2]}
+    (row,) = contrastill.evaluate_runs([run], change, progress=False).to_dict()
+    assert row["miou"] is not None

@@ -149,3 +149,67 @@ def test_an_objective_that_computes_with_gradients_has_a_last_batch_of_one_sampl
         assert train(student, tmp_path / "run", count=17, objectives="penalised").metrics["step"] == 6
     finally:
         OBJECTIVES._entries.pop("penalised")
+
+
+class Front(nn.Module):
+    """Leaves its map in a dict that another part reads."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.shared, self.first, self.second = shared, nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
+
+    def forward(self, x):
+        self.shared["map"] = self.first(x).relu()
+        return self.second(self.shared["map"])
+
+
+class Back(nn.Module):
+    def __init__(self, shared):
+        super().__init__()
+        self.shared, self.fc = shared, nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.fc(self.shared["map"].mean((2, 3)) + x.mean((2, 3)))
+
+
+def sharing():
+    torch.manual_seed(0)
+    shared = {}
+    return nn.Sequential(Front(shared), Back(shared))
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}])
+def test_parts_that_share_a_dict_share_it_on(options, tmp_path):
+    result = train(sharing(), tmp_path / "run", test=data(12), lr=0.1, **options)
+    student = result.student
+    with torch.no_grad():
+        images = data(12).tensors[0]
+        front, back = sharing()[:]
+        front.load_state_dict(student[0].state_dict())
+        back.load_state_dict(student[1].state_dict())
+        right = (back(front(images)).argmax(1) == data(12).tensors[1]).sum().item()
+    assert result.metrics["top1"] == pytest.approx(100 * right / 12)
+
+
+class StopAfter:
+    """A hook that ends a training after so many of its passes with eight images."""
+
+    def __init__(self, passes):
+        self.left = passes
+
+    def __call__(self, part, inputs):
+        self.left -= part.training and len(inputs[0]) == 8
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_resume_leaves_a_shared_dict_shared(tmp_path):
+    options = {"test": data(12), "lr": 0.1, "epochs": 3}
+    whole = train(sharing(), tmp_path / "whole", **options)
+    student = sharing()
+    handle = student[0].register_forward_pre_hook(StopAfter(5))
+    with pytest.raises(KeyboardInterrupt):
+        train(student, tmp_path / "part", **options)
+    handle.remove()
+    assert checkpoints(tmp_path / "part" / "checkpoints")
+    assert train(sharing(), tmp_path / "part", **options).metrics["loss"] == whole.metrics["loss"]

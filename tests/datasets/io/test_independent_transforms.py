@@ -3,7 +3,6 @@
 import collections
 import pickle
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -48,14 +47,6 @@ def test_those_of_aligned_modalities_too():
     counts = collections.Counter(corner(view["depth"]) for view in seen)
     assert len(counts) == 4 and min(counts.values()) > 25
     assert all(corner(view["rgb"]) == corner(view["depth"]) for view in seen)
-
-
-def test_nested_transforms_draw_from_streams_of_their_own():
-    nested = A.Compose([A.Sequential([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]), A.OneOf([A.Blur(), A.NoOp()])])
-    seed_transforms(nested, 3)
-    sequence, choice = nested.transforms
-    drawn = [part.py_random.random() for part in (sequence, *sequence.transforms, choice, *choice.transforms)]
-    assert len({*drawn}) == len(drawn)
 
 
 def test_a_view_is_a_function_of_its_seed_alone():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def head_options(evaluation: RunEvaluation) -> dict[str, Any]:
     """Arguments of :func:`~contrastill.probe.segmentation.segment`; one pass finds the labelled frames for all."""
     options, device = evaluation.options, evaluation.accelerator.device
+    assert evaluation.train is not None, "the task opened it"
     loader = open_loader(evaluation.train, [LABELS], batch_size=64, device="cpu", train=False)
     return {
         "num_classes": evaluation.pixel_classes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -69,7 +69,7 @@ class Camera:
 
     unit: Unit
     intrinsics: tuple[float, float, float, float] | None = None
-    frame: tuple[int, int] | None = None
+    frame: tuple[int, int] | None = field(default=None, compare=False)
 
 
 # Focal lengths, in sides of a frame, and places of the principal point, in sides from the middle, that cameras have.

@@ -220,7 +220,13 @@ class Compared:
         return mean_std(values[:1]) if values else None
 
 
-_COLUMNS = {"top1": "top-1, %", "mAP": "mAP, %", "miou": "mIoU, %", "delta1": "δ < 1.25, %", "probe": "linear probe, %"}
+_COLUMNS = {
+    "top1": "top-1, %",
+    "mAP": "mAP, %",
+    "miou": "mIoU, %",
+    "delta1": "δ < 1.25, %",
+    "probe": "linear probe, %",
+}
 
 
 def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:

@@ -84,8 +84,8 @@ def _check_frames(train: Camera | None, test: Camera | None) -> None:
     if train.frame is not None and test.frame is not None and train.frame != test.frame:
         (height, width), (rows, columns) = train.frame, test.frame
         raise UsageError(
-            f"intrinsics are of frames of one size, and depth is {height}×{width} in training and {rows}×{columns} in "
-            "the test: bring both to one size, or leave the intrinsics out (data.intrinsics, or the attribute of a "
+            f"intrinsics are of frames of one size, and depth is {height}×{width} in training and {rows}×{columns} "
+            "in the test: bring both to one size, or leave the intrinsics out (data.intrinsics, or the attribute of a "
             "packed file)"
         )
 

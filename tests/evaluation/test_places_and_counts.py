@@ -132,9 +132,9 @@ def test_an_early_student_of_a_part_of_a_teachers_classes_is_loaded(five, tmp_pa
     with h5py.File(nameless) as file, h5py.File(tmp_path / "plain.h5", "w") as plain:
         for split in ("train", "test"):
             plain[f"{split}/rgb"] = file[f"{split}/rgb"][()]
-    taught = {"model": "resnet8", "weights": str(teacher), "class_map": [0, 2, 4]}
+    teacher_entry = {"model": "resnet8", "weights": str(teacher), "class_map": [0, 2, 4]}
     run = contrastill.distill(
-        taught, "resnet8", {"path": tmp_path / "plain.h5"}, out=tmp_path / "run", objectives={"kd": 1.0}, **TINY
+        teacher_entry, "resnet8", {"path": tmp_path / "plain.h5"}, out=tmp_path / "run", objectives={"kd": 1.0}, **TINY
     )
     measured = []
     for early in (False, True):

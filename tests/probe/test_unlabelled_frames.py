@@ -48,7 +48,7 @@ def test_frames_without_a_label_change_nothing(network):
     options = {"num_classes": 2, "epochs": 2, "batch_size": 4}
     results = [segment(network, data, split([0, 1], 4), **options)[0] for data in (whole, few)]
     assert results[0].per_class_iou == pytest.approx(results[1].per_class_iou, abs=1e-4)
-    # Where maps are not kept: each epoch streams, and hands out full batches of labelled frames.
+    # Where maps take too much memory each epoch streams, and hands out full batches of labelled frames.
     loader = whole.loader(batch_size=5, device="cpu", seed=0, train=True)
     rows = torch.tensor(LABELLED)
     batches = [*batches_of(loader, 1, rows, ("rgb", "index"), 3, 2, 0, part=False)]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from contrastill.cli.main import main
+from contrastill.core import plugins
 from helpers.paths import ROOT
 
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -21,6 +22,13 @@ ROW = re.compile(
 )
 ROWS = [match.groupdict() for match in ROW.finditer(PAGE)]
 SHORT = dict(re.findall(r"`([A-Z]{5})` is\s+`([^`]+)`", PAGE))
+
+
+@pytest.fixture(autouse=True)
+def _no_packages(monkeypatch):
+    """Modules of own networks that other tests imported would be named beside each misspelt name."""
+    for names in ("_requested", "_imported"):
+        monkeypatch.setattr(plugins, names, {})
 
 
 @pytest.fixture(scope="module")

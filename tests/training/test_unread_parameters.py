@@ -27,6 +27,7 @@ from contrastill.training.checkpoint import checkpoints, load_checkpoint
 from contrastill.training.engine import fit
 from contrastill.training.optimizer import new_optimizer
 from contrastill.training.optimizer_state import with_all_parameters
+from helpers.lora import Lora
 
 SAMPLES, BATCH = 16, 8
 
@@ -56,26 +57,6 @@ class Experts(nn.Module):
             if len(rows):
                 out = out.index_add(0, rows, layer(x[rows]))
         return out + x
-
-
-class Lora(nn.Linear):
-    """Adds its product to the weight in eval mode, as loralib does."""
-
-    def __init__(self):
-        super().__init__(6, 6)
-        self.lora_a, self.lora_b = nn.Parameter(torch.ones(2, 6)), nn.Parameter(torch.ones(6, 2) * 0.02)
-        self.weight.requires_grad = self.bias.requires_grad = False
-        self.merged = False
-
-    def train(self, mode=True):
-        super().train(mode)
-        if mode == self.merged:
-            self.weight.data += (-1 if mode else 1) * (self.lora_b @ self.lora_a)
-            self.merged = not mode
-        return self
-
-    def forward(self, x):
-        return super().forward(x) + (0 if self.merged else x @ self.lora_a.T @ self.lora_b.T)
 
 
 class Embedded(Objective):

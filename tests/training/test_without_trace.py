@@ -12,6 +12,7 @@ from contrastill.core.objective import Objective
 from contrastill.core.registry import OBJECTIVES
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.moving_average import MovingAverage
+from helpers.lora import Lora
 
 
 def data(count):
@@ -60,39 +61,18 @@ def test_a_pass_that_a_view_ends_counts_once(tmp_path):
         torch.testing.assert_close(viewed.student.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
-class Merging(nn.Linear):
-    """Adds its low-rank weights to the frozen ones on the way to eval mode, as loralib does."""
-
-    def __init__(self):
-        super().__init__(6, 6)
-        self.a, self.b = nn.Parameter(torch.ones(2, 6)), nn.Parameter(torch.full((6, 2), 0.5))
-        self.requires_grad_(False)
-        self.a.requires_grad = self.b.requires_grad = True
-        self.merged = False
-
-    def train(self, mode=True):
-        super().train(mode)
-        if mode == self.merged:
-            self.weight.data += (-1 if mode else 1) * (self.b @ self.a)
-            self.merged = not mode
-        return self
-
-    def forward(self, x):
-        return super().forward(x) + (0 if self.merged else x @ self.a.T @ self.b.T)
-
-
 def merging():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Merging(), nn.Linear(6, 4))
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Lora(0.5), nn.Linear(6, 4))
 
 
 def test_the_average_of_a_layer_that_merges_is_merged_once(tmp_path):
     result = train(merging(), tmp_path / "run", test=data(16), ema=0.9, lr=0.01, epochs=4)
     start, layer = merging()[3].weight, result.student[3]
-    torch.testing.assert_close(layer.weight - layer.merged * layer.b @ layer.a, start, rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer.weight - layer.merged * layer.lora_b @ layer.lora_a, start, rtol=0, atol=1e-5)
     loaded = contrastill.load_student(tmp_path / "run", module=merging())[3]
     assert loaded.merged
-    torch.testing.assert_close(loaded.weight, start + loaded.b @ loaded.a, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loaded.weight, start + loaded.lora_b @ loaded.lora_a, rtol=0, atol=1e-5)
 
 
 def test_what_is_asked_of_an_average_leaves_it_as_it_was():
